@@ -1,0 +1,107 @@
+"""What one model call used, in token classes that never overlap.
+
+Providers count differently: Anthropic and Bedrock report input without the cached part, OpenAI and
+Gemini with it. `tuppence.providers` turns each convention into a `Usage`; behind that border no
+token is in two classes (see docs/explanation/prices.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+
+from tuppence.errors import InvalidUsage
+
+MAX_COUNT = 1_000_000_000
+"""Largest count of one class in one call: a thousand times the largest context window of 2026."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of one call. The token classes are disjoint, except `reasoning_tokens`.
+
+    `reasoning_tokens` is information: these tokens are part of `output_tokens` already, unless the
+    model has a reasoning price of its own.
+    `other_units` holds what is billed beside the plain token classes, by the names that
+    genai-prices gives its units (`web_searches`, `input_audio_tokens`, `input_document_pages` ...),
+    sorted, each disjoint from all other classes.
+    """
+
+    input_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    cache_write_other_tokens: int = 0
+    cache_read_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    other_units: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All plain, written and read input tokens: what context tiers are decided on."""
+        return (
+            self.input_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_1h_tokens
+            + self.cache_write_other_tokens
+            + self.cache_read_tokens
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and output tokens."""
+        return self.prompt_tokens + self.output_tokens
+
+    def check(self) -> Usage:
+        """Return self; raise InvalidUsage when a count is negative, fractional or absurd."""
+        for name in TOKEN_FIELDS:
+            check_count(name, getattr(self, name))
+        if self.reasoning_tokens > self.output_tokens:
+            raise InvalidUsage(
+                f"is more than output_tokens={self.output_tokens}, which include it",
+                field="reasoning_tokens",
+                value=self.reasoning_tokens,
+                remedy="count reasoning inside output_tokens",
+            )
+        for name, quantity in self.other_units:
+            check_count(name, quantity)
+        return self
+
+
+TOKEN_FIELDS = tuple(field.name for field in fields(Usage) if field.name.endswith("_tokens"))
+
+
+def other_units(quantities: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """Return the non-zero quantities in the canonical order of `Usage.other_units`."""
+    return tuple(sorted((name, count) for name, count in quantities.items() if count))
+
+
+def encode_other_units(units: tuple[tuple[str, int], ...]) -> str | None:
+    """Return units as the short text kept in the ledger ("web_searches=3"), None when empty."""
+    return ";".join(f"{name}={quantity}" for name, quantity in units) or None
+
+
+def decode_other_units(text: str | None) -> tuple[tuple[str, int], ...]:
+    """Undo `encode_other_units`."""
+    return tuple(_pairs(text)) if text else ()
+
+
+def check_count(field: str, value: object) -> None:
+    """Raise InvalidUsage unless value is an integer from 0 to MAX_COUNT."""
+    if type(value) is int and 0 <= value <= MAX_COUNT:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        problem = "is not a whole number"
+    elif value < 0:
+        problem = "is negative"
+    else:
+        problem = f"is more than {MAX_COUNT:,}, more than any call can use"
+    raise InvalidUsage(
+        problem, field=field, value=value, remedy=f"give a whole number from 0 to {MAX_COUNT:,}"
+    )
+
+
+def _pairs(text: str) -> Iterator[tuple[str, int]]:
+    for part in text.split(";"):
+        name, _, quantity = part.partition("=")
+        yield name, int(quantity)
