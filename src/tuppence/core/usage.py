@@ -68,6 +68,49 @@ class Usage:
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a call was served, where that changes its price. Empty strings mean the standard terms.
+
+    The terms are those that the provider *served* (its response says so), not those requested.
+    """
+
+    processing: str = ""
+    """"batch", or empty."""
+    speed: str = ""
+    """"fast", or empty."""
+    service_tier: str = ""
+    """"flex", "priority", ... or empty for the provider's default tier."""
+    inference_geo: str = ""
+    """"us" where inference was kept in the United States, or empty."""
+
+
+STANDARD_TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredPart:
+    """A share of one response that is billed at one model's price and on one set of terms."""
+
+    model: str
+    usage: Usage
+    terms: Terms = STANDARD_TERMS
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredResponse:
+    """What a provider's response says was used.
+
+    One response has several parts where the provider ran several models or passes for it:
+    compaction, server-side fallback, an advisor.
+    """
+
+    response_id: str | None
+    parts: tuple[MeteredPart, ...]
+    output_complete: bool = True
+    """False where the counts were taken before the response ended."""
+
+
 TOKEN_FIELDS = tuple(field.name for field in fields(Usage) if field.name.endswith("_tokens"))
 
 
