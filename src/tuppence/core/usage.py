@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from tuppence.errors import InvalidUsage
 
@@ -68,8 +69,7 @@ class Usage:
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """How a call was served, where that changes its price. Empty strings mean the standard terms.
 
     The terms are those that the provider *served* (its response says so), not those requested.

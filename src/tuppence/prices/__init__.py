@@ -1,0 +1,1 @@
+"""Where prices come from: the public list with our corrections, and the user's contracts."""
