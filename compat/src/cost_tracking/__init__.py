@@ -1,0 +1,1 @@
+"""The old import name of `tuppence.cost_tracking`."""
