@@ -1,0 +1,69 @@
+# Python 3.11 or newer and make are enough: everything else comes into .venv, pinned and hashed.
+# CI runs these same recipes (.ci/run).
+
+VENV := .venv
+BIN := $(VENV)/bin
+# -qq: one line per step is what a newcomer should see; pip's errors are still printed.
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq install
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links pyproject.toml
+UV := uv==0.13.9
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench torture lock clean
+.NOTPARALLEL:  # two pips at work in one environment would break it
+unexport PYTHONPATH PYTHONHOME  # packages of the caller must not leak into the environment
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
+		while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/installed-demo ## Show what tuppence does; DEMO_TRACE=file tells it what to import
+	@$(BIN)/tuppence demo $${DEMO_TRACE:+--trace "$$DEMO_TRACE"}
+
+test: $(VENV)/installed-test ## Run all tests on SQLite and on PostgreSQL
+	@$(BIN)/python tests/postgresql.py >/dev/null 2>&1 || scripts/install_postgresql.sh
+	@echo "Running the tests"
+	@$(BIN)/pytest
+
+lint: $(VENV)/installed-test ## Check style, types, docstrings and the direction of imports
+	@echo "Checking style"
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@echo "Checking types"
+	@$(BIN)/mypy
+	@echo "Checking the direction of imports"
+	@$(BIN)/lint-imports
+	@echo "Checking docstrings"
+	@$(BIN)/interrogate --config pyproject.toml src compat tests
+
+bench: $(VENV)/installed-test ## Measure speed, beside comparable packages
+	@$(BIN)/pytest tests/performance -m ""
+
+torture: $(VENV)/installed-test ## Run the long tests that kill processes and servers
+	@$(BIN)/python tests/postgresql.py >/dev/null 2>&1 || scripts/install_postgresql.sh
+	@$(BIN)/pytest -m torture
+
+lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml
+	@$(INSTALL) $(UV)
+	@echo "Resolving"
+	@$(LOCK) --group build --output-file requirements/demo.txt
+	@$(LOCK) --group build --group test --group lint --group translate \
+		--constraints requirements/demo.txt --output-file requirements/test.txt
+
+clean: ## Remove the environment and everything generated
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Pins that changed start from an empty environment, so that a dropped package is really gone.
+$(VENV)/created: requirements/demo.txt requirements/test.txt
+	@python=$$(scripts/find_python.sh) && echo "Creating $(VENV) with $$python" && \
+		"$$python" -m venv --clear $(VENV)
+	@touch $@
+
+# An editable install has no hash, hence two steps; the second one fetches nothing.
+$(VENV)/installed-%: requirements/%.txt $(VENV)/created pyproject.toml compat/pyproject.toml
+	@echo "Installing requirements/$*.txt (about half a minute)"
+	@$(INSTALL) --require-hashes --requirement requirements/$*.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable . --editable ./compat
+	@touch $@

@@ -1,0 +1,44 @@
+#!/bin/sh
+# Install PostgreSQL's server binaries for the tests. No server is started: the tests run their own
+# in a temporary directory, so nothing here may open a port or create a database of its own.
+set -eu
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+        sudo -n "$@"
+    else
+        echo "Installing PostgreSQL needs root; run this first: $*" >&2
+        exit 1
+    fi
+}
+
+install_with_apt() {
+    # Debian would create and start a cluster at once. The drop-in is read by its packaging only
+    # and leaves an administrator's own createcluster.conf as it is.
+    as_root mkdir -p /etc/postgresql-common/createcluster.d
+    echo 'create_main_cluster = false' |
+        as_root tee /etc/postgresql-common/createcluster.d/tuppence-tests.conf >/dev/null
+    as_root apt-get -qq update </dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install -y --no-install-recommends postgresql </dev/null
+}
+
+echo "Installing PostgreSQL, which the tests run against"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if command -v apt-get >/dev/null; then
+    installation=install_with_apt
+elif command -v dnf >/dev/null; then
+    installation='as_root dnf -q -y install postgresql-server'
+else
+    echo "Please install PostgreSQL's server so that initdb is on the PATH" \
+        "(with Homebrew: brew install postgresql@17 && brew link postgresql@17)" >&2
+    exit 1
+fi
+# Hundreds of lines of a package manager would bury the tests; they are shown only when it fails.
+if ! ($installation) >"$log" 2>&1; then
+    cat "$log" >&2
+    exit 1
+fi
