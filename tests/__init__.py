@@ -1,0 +1,1 @@
+"""The tests. A package, so that `tests.postgresql` means this one whatever else is installed."""
