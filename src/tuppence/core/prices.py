@@ -163,7 +163,7 @@ class RateCard:
         return items
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Price:
     """What holds for one model at one time and on one set of terms."""
 

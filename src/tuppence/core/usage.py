@@ -84,6 +84,16 @@ class Terms(NamedTuple):
     inference_geo: str = ""
     """"us" where inference was kept in the United States, or empty."""
 
+    def encode(self) -> str | None:
+        """Return the short text kept in the ledger ("processing=batch"), None for the standard."""
+        named = zip(self._fields, self, strict=True)
+        return ";".join(f"{name}={value}" for name, value in named if value) or None
+
+    @classmethod
+    def decode(cls, text: str | None) -> Terms:
+        """Undo `encode`."""
+        return cls(**dict(part.split("=", 1) for part in text.split(";"))) if text else cls()
+
 
 STANDARD_TERMS = Terms()
 

@@ -24,23 +24,16 @@ from tuppence.core.price_book import Correction, ListedModel, ListRow, PriceBook
 from tuppence.core.prices import Rates, TieredRate
 from tuppence.errors import InvalidPrice
 from tuppence.prices.public_list import NANOS_PER_DOLLAR, read_public_list
+from tuppence.settings import load_settings
 
 OVERLAY_PATH = Path(__file__).parent.parent / "data" / "price_overlay.toml"
 CACHE_FORMAT = 1
 
 
-def load_price_book() -> PriceBook:
+def load_price_book(cache_directory: Path | None = None) -> PriceBook:
     """Return the book of public prices with our corrections, from the cache where it is fresh."""
-    return _book(_cached_data(_cache_directory() / f"prices-{_fingerprint()}.json"))
-
-
-def default_cache_directory() -> Path:
-    """Return the directory that the operating system's conventions give caches."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "tuppence"
-
-
-_cache_directory = default_cache_directory
+    directory = cache_directory or load_settings().cache_directory
+    return _book(_cached_data(directory / f"prices-{_fingerprint()}.json"))
 
 
 def rate_from_dollars(price_key: str, dollars: object, *, field: str) -> Fraction:
@@ -171,7 +164,7 @@ class _Shelves(Mapping[str, Sequence[ListedModel]]):
                 provider,
                 model["id"],
                 model["match"],
-                standard=tuple(_row(row) for row in model["standard"]),
+                standard=_standard_rows(model),
                 variants=tuple(_row(row) for row in model["variants"]),
                 corrections=tuple(
                     Correction(
@@ -195,6 +188,13 @@ class _Shelves(Mapping[str, Sequence[ListedModel]]):
             for key, value in row.items()
             if key in self._price_keys
         }
+
+
+def _standard_rows(model: Mapping[str, Any]) -> tuple[ListRow, ...]:
+    rows = tuple(_row(row) for row in model["standard"])
+    if model["id"].endswith(":free") and not any(row.rates for row in rows):
+        return (ListRow({unit: TieredRate(Fraction(0)) for unit in ("input_tokens", "output_tokens")}),)
+    return rows
 
 
 def _row(row: Mapping[str, Any]) -> ListRow:

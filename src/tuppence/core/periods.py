@@ -1,0 +1,147 @@
+"""Moments and periods: UTC microseconds inside, half-open intervals [start, end) everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from tuppence.errors import InvalidPeriod
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+MICROS_PER_SECOND = 1_000_000
+MICROS_PER_HOUR = 3_600 * MICROS_PER_SECOND
+MICROS_PER_DAY = 24 * MICROS_PER_HOUR
+
+
+def to_micros(moment: datetime) -> int:
+    """Return microseconds since 1970; a naive datetime is taken as UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware - EPOCH) // MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    """Return the moment as an aware datetime in UTC."""
+    return EPOCH + timedelta(microseconds=micros)
+
+
+def parse_moment(text: str, *, field: str, zone: ZoneInfo | None = None) -> datetime:
+    """Return the moment that an ISO date or datetime names; without offset it is in `zone` (UTC).
+
+    Raises InvalidPeriod for anything else.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise InvalidPeriod(
+            "is not a date", field=field, value=text, remedy="write 2026-11-23 or 2026-11-23T10:00Z"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=zone or UTC)
+
+
+def load_zone(name: str) -> ZoneInfo:
+    """Return the time zone of this name; raise InvalidPeriod for an unknown one."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidPeriod(
+            "is not a known time zone", field="tz", value=name, remedy="write a name as Asia/Taipei"
+        ) from None
+
+
+class Span(NamedTuple):
+    """A half-open interval [start, end) in microseconds; None leaves a side open."""
+
+    start_micros: int | None = None
+    end_micros: int | None = None
+
+    @classmethod
+    def between(cls, start: datetime | None, end: datetime | None) -> Span:
+        """Return the span; raise InvalidPeriod when the end comes before the start."""
+        span = cls(
+            None if start is None else to_micros(start), None if end is None else to_micros(end)
+        )
+        if start is not None and end is not None and span.start_micros > span.end_micros:  # type: ignore[operator]
+            raise InvalidPeriod(
+                f"comes after the end {end.isoformat()}",
+                field="start",
+                value=start.isoformat(),
+                remedy="give the earlier date first",
+            )
+        return span
+
+
+class Piece(NamedTuple):
+    """A part of a span that one kind of rows answers: "raw", "hour" or "day" rows."""
+
+    kind: str
+    span: Span
+
+
+def cover(span: Span, *, by_hour: bool = False) -> list[Piece]:
+    """Split a span into the fewest rows that answer it exactly: whole days, hours, raw rows.
+
+    The pieces tile the span: no gap and no overlap. `by_hour` leaves out the daily rows (for
+    buckets that are no UTC days).
+    """
+    steps = [("hour", MICROS_PER_HOUR)] if by_hour else [("day", MICROS_PER_DAY), ("hour", MICROS_PER_HOUR)]
+    return [piece for piece in _cover(span, steps) if piece.span.start_micros != piece.span.end_micros
+            or piece.span.start_micros is None]
+
+
+def _cover(span: Span, steps: list[tuple[str, int]]) -> Iterator[Piece]:
+    if not steps:
+        yield Piece("raw", span)
+        return
+    (kind, size), *finer = steps
+    first = None if span.start_micros is None else -(-span.start_micros // size) * size
+    last = None if span.end_micros is None else span.end_micros // size * size
+    if first is not None and last is not None and first > last:
+        yield from _cover(span, finer)
+        return
+    if first is not None:
+        yield from _cover(Span(span.start_micros, first), finer)
+    yield Piece(kind, Span(first, last))
+    if last is not None:
+        yield from _cover(Span(last, span.end_micros), finer)
+
+
+def local_midnight(day: date, zone: ZoneInfo) -> datetime:
+    """Return the first moment of a day in a zone (DST may move it off 0:00 local time)."""
+    return datetime.combine(day, time.min, tzinfo=zone).astimezone(UTC)
+
+
+def day_of(micros: int, zone: ZoneInfo | None) -> date:
+    """Return the calendar day of a moment in a zone (UTC without one)."""
+    moment = from_micros(micros)
+    return (moment.astimezone(zone) if zone else moment).date()
+
+
+def period_label(micros: int, period: str, zone: ZoneInfo | None) -> str:
+    """Return the day ("2026-11-23"), ISO week ("2026-W48") or month ("2026-11") of a moment."""
+    day = day_of(micros, zone)
+    if period == "week":
+        year, week, _ = day.isocalendar()
+        return f"{year}-W{week:02d}"
+    return day.isoformat() if period == "day" else f"{day:%Y-%m}"
+
+
+def has_whole_hour_offsets(zone: ZoneInfo, start: datetime, end: datetime) -> bool:
+    """Tell whether every local midnight from start to end falls on a whole hour UTC."""
+    day, last = start.date() - timedelta(days=1), end.date() + timedelta(days=1)
+    while day <= last:
+        if to_micros(local_midnight(day, zone)) % MICROS_PER_HOUR:
+            return False
+        day += timedelta(days=1)
+    return True
+
+
+def month_of(moment: datetime, zone: ZoneInfo | None = None) -> tuple[datetime, datetime]:
+    """Return [start, end) of the calendar month that holds a moment, in a zone (UTC without)."""
+    zone = zone or ZoneInfo("UTC")
+    local = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(zone)
+    first = local.date().replace(day=1)
+    following = (first + timedelta(days=32)).replace(day=1)
+    return local_midnight(first, zone), local_midnight(following, zone)

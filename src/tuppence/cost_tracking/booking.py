@@ -1,0 +1,312 @@
+"""Booking: price each call, find duplicates, insert the rows and keep the roll-ups, all or nothing.
+
+One transaction books one batch, whether it holds one call or ten thousand. The unique index on
+(idempotency key, part) decides what is new; a batch without duplicates costs one pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tuppence.core.attribution import Attribution
+from tuppence.core.money import MAX_NANOS
+from tuppence.core.periods import MICROS_PER_HOUR
+from tuppence.core.price_book import PriceBook
+from tuppence.core.prices import Cost, Price
+from tuppence.core.usage import MeteredPart, encode_other_units
+from tuppence.cost_tracking.dictionary import Dictionary
+from tuppence.cost_tracking.measures import COLUMNS, Measures
+from tuppence.errors import IdempotencyConflict, InvalidUsage
+from tuppence.storage.database import BulkInsert, Kind, Transaction
+
+HOURS_PER_DAY = 24
+NO_COST = Cost(0, 0, 0, 0, 0, 0)
+
+NumberedRow = tuple[Any, ...]
+"""A usage row as it is inserted: names as ids, in the order of USAGE_ROWS."""
+
+MEASURES = slice(5, 5 + len(COLUMNS))
+"""Where the measures stand in a NumberedRow."""
+
+Fingerprints = dict[bytes | None, dict[int, int]]
+"""{idempotency key: {part: fingerprint}}."""
+
+REFERENCES = ("attribution_ref", "session_ref", "model_ref", "price_ref")
+
+
+def _columns(names: Iterable[str], kind: Kind = "bigint") -> tuple[tuple[str, Kind], ...]:
+    return tuple((name, kind) for name in names)
+
+
+USAGE_ROWS = BulkInsert(
+    "api_usage_log",
+    (
+        ("occurred_at_micros", "bigint"),
+        *_columns(REFERENCES),
+        *_columns(COLUMNS),
+        *_columns(("terms", "other_units"), "text"),
+        ("corrects_ref", "bigint"),
+        ("idempotency_key", "bytea"),
+        ("part", "bigint"),
+        ("fingerprint", "bigint"),
+    ),
+)
+
+
+def _roll_up(table: str, *keys: str) -> BulkInsert:
+    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in COLUMNS)
+    return BulkInsert(
+        table,
+        (*_columns(keys), *_columns(COLUMNS)),
+        f"({', '.join(keys)}) DO UPDATE SET {sums}",
+    )
+
+
+HOURLY = _roll_up("usage_hourly", "hour", "attribution_ref", "model_ref")
+DAILY = _roll_up("usage_daily", "day", "attribution_ref", "model_ref")
+DAILY_BY_PROJECT = _roll_up(
+    "usage_daily_by_project", "day", "team_ref", "project_ref", "model_ref"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One model call to book: when, who pays, what was used, in one part or several."""
+
+    occurred_at_micros: int
+    attribution: Attribution
+    provider: str | None
+    parts: tuple[MeteredPart, ...]
+    idempotency_key: bytes | None = None
+    output_complete: bool = True
+
+    def check(self) -> Call:
+        """Return self; raise InvalidUsage or InvalidInput where a count or a name is unusable."""
+        self.attribution.check()
+        for part in self.parts:
+            part.usage.check()
+        return self
+
+
+class UsageRow(NamedTuple):
+    """A row of the usage log before it has references and an id."""
+
+    occurred_at_micros: int
+    attribution: Attribution
+    provider: str
+    model: str
+    price: Price | None
+    measures: Measures
+    terms: str | None
+    other_units: str | None
+    corrects_ref: int | None
+    idempotency_key: bytes | None
+    part: int
+    fingerprint: int
+
+
+class Booked(NamedTuple):
+    """What a booking did."""
+
+    calls: int
+    """Calls that were new."""
+    duplicates: int
+    """Calls that had been booked before, and were left alone."""
+    measures: Measures
+    """Sums over what was new."""
+
+
+def key_of_response(provider: str, response_id: str) -> bytes:
+    """Return the idempotency key of a provider's response: the same from every source."""
+    return _digest16(f"response\x00{provider}\x00{response_id}")
+
+
+def key_of_caller(key: str) -> bytes:
+    """Return the idempotency key for a key of the caller's own."""
+    return _digest16(f"caller\x00{key}")
+
+
+def rows_of(call: Call, book: PriceBook) -> list[UsageRow]:
+    """Return the rows that a call is booked as, priced at its own time."""
+    at_seconds = call.occurred_at_micros // 1_000_000
+    rows = []
+    for number, part in enumerate(call.parts):
+        usage = part.usage
+        price = book.price(part.model, at_seconds, provider=call.provider, terms=part.terms)
+        cost = price.cost(usage) if price is not None else None
+        first = number == 0
+        measures = Measures(
+            1 if first else 0,
+            1 if cost is None else 0,
+            1 if first and not call.output_complete else 0,
+            usage.input_tokens,
+            usage.cache_write_5m_tokens,
+            usage.cache_write_1h_tokens,
+            usage.cache_write_other_tokens,
+            usage.cache_read_tokens,
+            usage.output_tokens,
+            usage.reasoning_tokens,
+            *(cost or NO_COST),
+        )
+        if cost is not None and cost.total_nanos > MAX_NANOS:
+            raise InvalidUsage(
+                "costs more than the ledger can hold",
+                field="usage",
+                value=usage,
+                remedy="check the counts",
+            )
+        rows.append(
+            UsageRow(
+                call.occurred_at_micros,
+                call.attribution,
+                call.provider or (price.provider if price is not None else "unknown"),
+                part.model,
+                price if cost is not None else None,
+                measures,
+                part.terms.encode(),
+                encode_other_units(usage.other_units) if usage.other_units else None,
+                None,
+                call.idempotency_key,
+                number,
+                _fingerprint(call, part) if call.idempotency_key else 0,
+            )
+        )
+    return rows
+
+
+def book_calls(
+    tx: Transaction, dictionary: Dictionary, book: PriceBook, calls: Sequence[Call]
+) -> Booked:
+    """Book calls; those whose key is booked already, with the same payload, are left alone.
+
+    Raises IdempotencyConflict when a key comes again with another payload: nothing is booked.
+    """
+    rows, duplicates = _without_repeats(calls, book)
+    tx.savepoint()
+    numbered = numbered_rows(dictionary, rows)
+    while tx.insert(USAGE_ROWS, numbered) != len(numbered):
+        tx.undo()
+        dictionary.found.clear()
+        booked_before = fingerprints(tx, (row.idempotency_key for row in rows))
+        refuse_conflicts(rows, booked_before)
+        duplicates += len({row.idempotency_key for row in rows} & booked_before.keys())
+        rows = [row for row in rows if row.idempotency_key not in booked_before]
+        numbered = numbered_rows(dictionary, rows)
+    roll_up(tx, dictionary, numbered)
+    return Booked(len(calls) - duplicates, duplicates, _sum(row[MEASURES] for row in numbered))
+
+
+def numbered_rows(dictionary: Dictionary, rows: Sequence[UsageRow]) -> list[NumberedRow]:
+    """Return the rows with ids for names, in the order of the columns of the usage log."""
+    attributions = dictionary.attribution_ids({row.attribution for row in rows})
+    sessions = dictionary.session_ids({row.attribution[-2:] for row in rows})
+    models = dictionary.model_ids({(row.provider, row.model) for row in rows})
+    prices = {row.price: dictionary.price_id(row.price) for row in rows if row.price is not None}
+    if len(rows) > 1:
+        # Two batches that share keys wait for each other in one order, and cannot deadlock.
+        rows = sorted(rows, key=lambda row: (row.idempotency_key or b"", row.part))
+    return [
+        (
+            row.occurred_at_micros,
+            attributions[row.attribution],
+            sessions[row.attribution[-2:]],
+            models[row.provider, row.model],
+            None if row.price is None else prices[row.price],
+            *row.measures,
+            *row[6:],
+        )
+        for row in rows
+    ]
+
+
+def roll_up(tx: Transaction, dictionary: Dictionary, rows: Iterable[NumberedRow]) -> None:
+    """Add rows to the hourly and daily roll-ups."""
+    hours: dict[tuple[int, ...], list[NumberedRow]] = defaultdict(list)
+    for row in rows:
+        hours[row[0] // MICROS_PER_HOUR, row[1], row[3]].append(row[MEASURES])
+    hourly = {key: _sum(measures) for key, measures in hours.items()}
+    daily: dict[tuple[int, ...], list[Measures]] = defaultdict(list)
+    by_project: dict[tuple[int, ...], list[Measures]] = defaultdict(list)
+    for (hour, attribution, model), total in hourly.items():
+        day = hour // HOURS_PER_DAY
+        daily[day, attribution, model].append(total)
+        by_project[day, *dictionary.team_and_project(attribution), model].append(total)
+    _add_to(tx, HOURLY, hourly)
+    _add_to(tx, DAILY, {key: _sum(measures) for key, measures in daily.items()})
+    _add_to(tx, DAILY_BY_PROJECT, {key: _sum(parts) for key, parts in by_project.items()})
+
+
+def _add_to(
+    tx: Transaction, statement: BulkInsert, sums: Mapping[tuple[int, ...], Measures]
+) -> None:
+    """Add sums to a roll-up, in sorted order: two transactions cannot deadlock on its rows."""
+    if sums:
+        tx.insert(statement, [(*key, *total) for key, total in sorted(sums.items())])
+
+
+def _sum(measures: Iterable[Sequence[int]]) -> Measures:
+    columns = list(zip(*measures, strict=True))
+    return Measures(*map(sum, columns)) if columns else Measures()
+
+
+def _without_repeats(calls: Sequence[Call], book: PriceBook) -> tuple[list[UsageRow], int]:
+    """Return the rows of a batch and how many of its calls repeat an earlier one of the batch."""
+    rows: list[UsageRow] = []
+    seen: dict[bytes, list[UsageRow]] = {}
+    repeats = 0
+    for call in calls:
+        own = rows_of(call, book)
+        key = call.idempotency_key
+        if key is None:
+            rows += own
+        elif key not in seen:
+            seen[key] = own
+            rows += own
+        else:
+            refuse_conflicts(own, {key: {row.part: row.fingerprint for row in seen[key]}})
+            repeats += 1
+    return rows, repeats
+
+
+def fingerprints(tx: Transaction, keys: Iterable[bytes | None]) -> Fingerprints:
+    """Return the fingerprints of those calls that are booked already."""
+    wanted = sorted({key for key in keys if key is not None})
+    found: Fingerprints = {}
+    for start in range(0, len(wanted), 500):
+        some = wanted[start : start + 500]
+        marks = ", ".join("?" * len(some))
+        for key, part, fingerprint in tx.rows(
+            "SELECT idempotency_key, part, fingerprint FROM api_usage_log "
+            f"WHERE idempotency_key IN ({marks})",
+            some,
+        ):
+            found.setdefault(bytes(key), {})[part] = fingerprint
+    return found
+
+
+def refuse_conflicts(rows: Sequence[UsageRow], booked_before: Fingerprints) -> None:
+    """Raise IdempotencyConflict where a row's key was booked before with another payload."""
+    for row in rows:
+        before = booked_before.get(row.idempotency_key)
+        if before is not None and before.get(row.part) != row.fingerprint:
+            raise IdempotencyConflict(
+                f"was used before for another call (now {row.model}, {row.measures.total_tokens} "
+                "tokens); nothing was booked",
+                field="idempotency_key",
+                value=row.idempotency_key.hex() if row.idempotency_key else None,
+                remedy="use a new key for a new call, the same arguments for a repeated one",
+            )
+
+
+def _fingerprint(call: Call, part: MeteredPart) -> int:
+    """Return 63 bits over what makes a repeated call the same call; not its time."""
+    text = repr((call.attribution, call.provider, part.model, part.usage, part.terms))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _digest16(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -1,0 +1,78 @@
+"""The settings, read from the environment here and nowhere else.
+
+Constructors take plain arguments; these are the defaults where an argument is left out.
+Each setting is described in docs/reference/settings.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuppence.errors import InvalidInput
+
+LANGUAGES = ("en", "zh_TW")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set from outside."""
+
+    database_url: str
+    """DATABASE_URL: where the ledger is; a SQLite file in the user's data directory by default."""
+    cache_directory: Path
+    """TUPPENCE_CACHE: where the price list is kept in a form that loads quickly."""
+    language: str
+    """TUPPENCE_LANGUAGE: "en" or "zh_TW"; by default what LC_ALL, LC_MESSAGES or LANG say."""
+    warning_threshold: float
+    """WARNING_THRESHOLD: share of a budget from which it is in WARNING, 0.8 by default."""
+    critical_threshold: float
+    """CRITICAL_THRESHOLD: share of a budget from which it is CRITICAL, 0.95 by default."""
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings; raise InvalidInput for a value that cannot be used."""
+    env = os.environ if environment is None else environment
+    home = Path(env.get("HOME") or Path.home())
+    data_home = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share")
+    cache_home = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
+    return Settings(
+        database_url=env.get("DATABASE_URL") or f"sqlite:///{data_home / 'tuppence' / 'ledger.db'}",
+        cache_directory=Path(env.get("TUPPENCE_CACHE") or cache_home / "tuppence"),
+        language=_language(env),
+        warning_threshold=_share(env, "WARNING_THRESHOLD", 0.8),
+        critical_threshold=_share(env, "CRITICAL_THRESHOLD", 0.95),
+    )
+
+
+def _language(env: Mapping[str, str]) -> str:
+    chosen = env.get("TUPPENCE_LANGUAGE")
+    if chosen:
+        name = chosen.replace("-", "_")
+        if name in LANGUAGES:
+            return name
+        raise InvalidInput(
+            "is not a language of tuppence",
+            field="TUPPENCE_LANGUAGE",
+            value=chosen,
+            remedy=f"choose one of {', '.join(LANGUAGES)}",
+        )
+    locale = env.get("LC_ALL") or env.get("LC_MESSAGES") or env.get("LANG") or ""
+    return "zh_TW" if locale.startswith(("zh_TW", "zh_HK", "zh_Hant")) else "en"
+
+
+def _share(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name)
+    if not text:
+        return default
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise InvalidInput(
+            "is not a share", field=name, value=text, remedy="give a number above 0 and up to 1"
+        )
+    return share

@@ -1,0 +1,1 @@
+"""The databases: one transaction is one plain function on a `Transaction`."""

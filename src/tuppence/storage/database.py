@@ -1,0 +1,86 @@
+"""One transaction is one plain function: the port that both engines implement.
+
+Operations are written once, as functions of a `Transaction`, in SQL that SQLite and PostgreSQL
+share. They run on the drivers themselves: SQLAlchemy describes the schema and reads the mapped
+classes, but importing it takes longer than a whole report may (docs/adr/0001-drivers.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Row = tuple[Any, ...]
+Kind = Literal["bigint", "text", "bytea"]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkInsert:
+    """An insert of many rows at once: table, columns with their kinds, what to do on conflict."""
+
+    table: str
+    columns: tuple[tuple[str, Kind], ...]
+    on_conflict: str = "DO NOTHING"
+
+    @property
+    def column_list(self) -> str:
+        """The column names as SQL."""
+        return ", ".join(name for name, _ in self.columns)
+
+
+class Transaction(Protocol):
+    """An open transaction. SQL has `?` for its parameters."""
+
+    @property
+    def ledger(self) -> str:
+        """A name for the database, the same for all its transactions."""
+
+    def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Return all rows of a query, or what a RETURNING clause gives."""
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        """Run one statement and return how many rows it changed."""
+
+    def insert(self, statement: BulkInsert, rows: Sequence[Sequence[object]]) -> int:
+        """Insert many rows and return how many were inserted or updated."""
+
+    def savepoint(self) -> None:
+        """Mark the point that `undo` goes back to."""
+
+    def undo(self) -> None:
+        """Undo all since `savepoint`, and go on."""
+
+
+class Database(Protocol):
+    """A ledger's database, used from any thread."""
+
+    @property
+    def url(self) -> str:
+        """The database in the form that SQLAlchemy reads."""
+
+    def run(
+        self,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run an operation in one transaction: all of it is durable on return, or nothing of it.
+
+        An operation may be run again where two transactions got in each other's way.
+        Raises DatabaseUnreachable when the database cannot be reached.
+        """
+
+    def read(
+        self,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run an operation that only reads, on one snapshot."""
+
+    def close(self) -> None:
+        """Close all connections."""

@@ -1,0 +1,217 @@
+-- Made by `make ddl` from the models. Do not edit.
+CREATE TABLE api_usage_log (
+    id INTEGER NOT NULL,
+    occurred_at_micros BIGINT NOT NULL,
+    attribution_ref INTEGER NOT NULL,
+    session_ref INTEGER,
+    model_ref INTEGER NOT NULL,
+    price_ref INTEGER,
+    input_tokens INTEGER NOT NULL,
+    cache_write_5m_tokens INTEGER NOT NULL,
+    cache_write_1h_tokens INTEGER NOT NULL,
+    cache_write_other_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
+    input_cost_nanos BIGINT NOT NULL,
+    cache_write_cost_nanos BIGINT NOT NULL,
+    cache_read_cost_nanos BIGINT NOT NULL,
+    output_cost_nanos BIGINT NOT NULL,
+    other_cost_nanos BIGINT NOT NULL,
+    cache_savings_nanos BIGINT NOT NULL,
+    request_count SMALLINT NOT NULL,
+    unpriced_count SMALLINT NOT NULL,
+    incomplete_count SMALLINT NOT NULL,
+    terms VARCHAR(255),
+    other_units TEXT,
+    corrects_ref BIGINT,
+    idempotency_key BLOB,
+    part SMALLINT NOT NULL,
+    fingerprint BIGINT NOT NULL,
+    CONSTRAINT pk_api_usage_log PRIMARY KEY (id)
+);
+CREATE INDEX ix_api_usage_log_corrects ON api_usage_log (corrects_ref) WHERE corrects_ref IS NOT NULL;
+CREATE INDEX ix_api_usage_log_occurred_at_micros ON api_usage_log (occurred_at_micros);
+CREATE INDEX ix_api_usage_log_unpriced ON api_usage_log (model_ref) WHERE unpriced_count > 0;
+CREATE UNIQUE INDEX uq_api_usage_log_key ON api_usage_log (idempotency_key, part) WHERE idempotency_key IS NOT NULL;
+CREATE TABLE applied_prices (
+    id INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    provider VARCHAR(64) NOT NULL,
+    model VARCHAR(255) NOT NULL,
+    terms VARCHAR(255) NOT NULL,
+    rates TEXT NOT NULL,
+    source TEXT NOT NULL,
+    CONSTRAINT pk_applied_prices PRIMARY KEY (id),
+    CONSTRAINT uq_applied_prices_digest UNIQUE (digest)
+);
+CREATE TABLE contract_prices (
+    id INTEGER NOT NULL,
+    provider VARCHAR(64) NOT NULL,
+    model VARCHAR(255) NOT NULL,
+    price_key VARCHAR(64) NOT NULL,
+    dollars VARCHAR(40) NOT NULL,
+    starts_at_micros BIGINT NOT NULL,
+    created_at_micros BIGINT NOT NULL,
+    CONSTRAINT pk_contract_prices PRIMARY KEY (id)
+);
+CREATE TABLE cost_budgets (
+    id INTEGER NOT NULL,
+    entity_type VARCHAR(16) NOT NULL,
+    entity_ref INTEGER NOT NULL,
+    period VARCHAR(16) NOT NULL,
+    time_zone VARCHAR(64) NOT NULL,
+    limit_nanos BIGINT NOT NULL,
+    warning_threshold FLOAT NOT NULL,
+    critical_threshold FLOAT NOT NULL,
+    created_at_micros BIGINT NOT NULL,
+    CONSTRAINT pk_cost_budgets PRIMARY KEY (id),
+    CONSTRAINT uq_cost_budgets_entity_type_entity_ref_period UNIQUE (entity_type, entity_ref, period)
+);
+CREATE TABLE models (
+    id INTEGER NOT NULL,
+    provider VARCHAR(64) NOT NULL,
+    name VARCHAR(255) NOT NULL,
+    CONSTRAINT pk_models PRIMARY KEY (id),
+    CONSTRAINT uq_models_provider_name UNIQUE (provider, name)
+);
+CREATE TABLE people (
+    id INTEGER NOT NULL,
+    name VARCHAR(255) NOT NULL,
+    CONSTRAINT pk_people PRIMARY KEY (id),
+    CONSTRAINT uq_people_name UNIQUE (name)
+);
+CREATE TABLE projects (
+    id INTEGER NOT NULL,
+    name VARCHAR(255) NOT NULL,
+    CONSTRAINT pk_projects PRIMARY KEY (id),
+    CONSTRAINT uq_projects_name UNIQUE (name)
+);
+CREATE TABLE sessions (
+    id INTEGER NOT NULL,
+    name VARCHAR(255) NOT NULL,
+    agent VARCHAR(255) NOT NULL,
+    CONSTRAINT pk_sessions PRIMARY KEY (id),
+    CONSTRAINT uq_sessions_name_agent UNIQUE (name, agent)
+);
+CREATE TABLE tags (
+    id INTEGER NOT NULL,
+    name VARCHAR(255) NOT NULL,
+    CONSTRAINT pk_tags PRIMARY KEY (id),
+    CONSTRAINT uq_tags_name UNIQUE (name)
+);
+CREATE TABLE teams (
+    id INTEGER NOT NULL,
+    name VARCHAR(255) NOT NULL,
+    CONSTRAINT pk_teams PRIMARY KEY (id),
+    CONSTRAINT uq_teams_name UNIQUE (name)
+);
+CREATE TABLE usage_daily (
+    day INTEGER NOT NULL,
+    attribution_ref INTEGER NOT NULL,
+    model_ref INTEGER NOT NULL,
+    request_count BIGINT NOT NULL,
+    unpriced_count BIGINT NOT NULL,
+    incomplete_count BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    cache_write_5m_tokens BIGINT NOT NULL,
+    cache_write_1h_tokens BIGINT NOT NULL,
+    cache_write_other_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    input_cost_nanos BIGINT NOT NULL,
+    cache_write_cost_nanos BIGINT NOT NULL,
+    cache_read_cost_nanos BIGINT NOT NULL,
+    output_cost_nanos BIGINT NOT NULL,
+    other_cost_nanos BIGINT NOT NULL,
+    cache_savings_nanos BIGINT NOT NULL,
+    CONSTRAINT pk_usage_daily PRIMARY KEY (day, attribution_ref, model_ref)
+)
+ WITHOUT ROWID;
+CREATE TABLE usage_daily_by_project (
+    day INTEGER NOT NULL,
+    team_ref INTEGER NOT NULL,
+    project_ref INTEGER NOT NULL,
+    model_ref INTEGER NOT NULL,
+    request_count BIGINT NOT NULL,
+    unpriced_count BIGINT NOT NULL,
+    incomplete_count BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    cache_write_5m_tokens BIGINT NOT NULL,
+    cache_write_1h_tokens BIGINT NOT NULL,
+    cache_write_other_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    input_cost_nanos BIGINT NOT NULL,
+    cache_write_cost_nanos BIGINT NOT NULL,
+    cache_read_cost_nanos BIGINT NOT NULL,
+    output_cost_nanos BIGINT NOT NULL,
+    other_cost_nanos BIGINT NOT NULL,
+    cache_savings_nanos BIGINT NOT NULL,
+    CONSTRAINT pk_usage_daily_by_project PRIMARY KEY (day, team_ref, project_ref, model_ref)
+)
+ WITHOUT ROWID;
+CREATE TABLE usage_hourly (
+    hour INTEGER NOT NULL,
+    attribution_ref INTEGER NOT NULL,
+    model_ref INTEGER NOT NULL,
+    request_count BIGINT NOT NULL,
+    unpriced_count BIGINT NOT NULL,
+    incomplete_count BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    cache_write_5m_tokens BIGINT NOT NULL,
+    cache_write_1h_tokens BIGINT NOT NULL,
+    cache_write_other_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    input_cost_nanos BIGINT NOT NULL,
+    cache_write_cost_nanos BIGINT NOT NULL,
+    cache_read_cost_nanos BIGINT NOT NULL,
+    output_cost_nanos BIGINT NOT NULL,
+    other_cost_nanos BIGINT NOT NULL,
+    cache_savings_nanos BIGINT NOT NULL,
+    CONSTRAINT pk_usage_hourly PRIMARY KEY (hour, attribution_ref, model_ref)
+)
+ WITHOUT ROWID;
+CREATE TABLE attributions (
+    id INTEGER NOT NULL,
+    digest BLOB NOT NULL,
+    team_ref INTEGER,
+    project_ref INTEGER,
+    person_ref INTEGER,
+    task_type VARCHAR(255),
+    task_complexity VARCHAR(255),
+    CONSTRAINT pk_attributions PRIMARY KEY (id),
+    CONSTRAINT uq_attributions_digest UNIQUE (digest),
+    CONSTRAINT fk_attributions_team_ref_teams FOREIGN KEY(team_ref) REFERENCES teams (id),
+    CONSTRAINT fk_attributions_project_ref_projects FOREIGN KEY(project_ref) REFERENCES projects (id),
+    CONSTRAINT fk_attributions_person_ref_people FOREIGN KEY(person_ref) REFERENCES people (id)
+);
+CREATE TABLE cost_alerts (
+    id INTEGER NOT NULL,
+    budget_ref INTEGER NOT NULL,
+    severity VARCHAR(16) NOT NULL,
+    period_start_micros BIGINT NOT NULL,
+    current_usage_nanos BIGINT NOT NULL,
+    limit_nanos BIGINT NOT NULL,
+    message TEXT NOT NULL,
+    created_at_micros BIGINT NOT NULL,
+    CONSTRAINT pk_cost_alerts PRIMARY KEY (id),
+    CONSTRAINT uq_cost_alerts_budget_ref_severity_period_start_micros UNIQUE (budget_ref, severity, period_start_micros),
+    CONSTRAINT fk_cost_alerts_budget_ref_cost_budgets FOREIGN KEY(budget_ref) REFERENCES cost_budgets (id)
+);
+CREATE TABLE attribution_tags (
+    attribution_ref INTEGER NOT NULL,
+    tag_ref INTEGER NOT NULL,
+    CONSTRAINT pk_attribution_tags PRIMARY KEY (attribution_ref, tag_ref),
+    CONSTRAINT fk_attribution_tags_attribution_ref_attributions FOREIGN KEY(attribution_ref) REFERENCES attributions (id),
+    CONSTRAINT fk_attribution_tags_tag_ref_tags FOREIGN KEY(tag_ref) REFERENCES tags (id)
+);
+CREATE TABLE alembic_version (
+    version_num VARCHAR(32) NOT NULL,
+    PRIMARY KEY (version_num)
+);
+INSERT INTO alembic_version (version_num) VALUES ('0001');

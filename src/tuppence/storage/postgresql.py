@@ -1,0 +1,173 @@
+"""The ledger on PostgreSQL, for a team: pooled connections, bulk inserts from arrays."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import psycopg
+from psycopg import errors
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from tuppence.errors import DatabaseUnreachable
+from tuppence.storage.database import BulkInsert, Kind, Row, Transaction
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+MAX_CONNECTIONS = 8
+MAX_ATTEMPTS = 10
+"""How often an operation is tried again after a deadlock or a clash of transactions."""
+
+
+class PostgresqlTransaction:
+    """An open transaction on a PostgreSQL connection."""
+
+    __slots__ = ("_cursor", "ledger")
+
+    def __init__(self, connection: psycopg.Connection[Row], ledger: str) -> None:
+        self._cursor = connection.cursor()
+        self.ledger = ledger
+
+    def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Return all rows of a query."""
+        return self._cursor.execute(_with_marks(sql), parameters).fetchall()
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        """Run one statement and return how many rows it changed."""
+        return self._cursor.execute(_with_marks(sql), parameters).rowcount
+
+    def insert(self, statement: BulkInsert, rows: Sequence[Sequence[object]]) -> int:
+        """Insert many rows in one statement and return how many were inserted or updated."""
+        if not rows:
+            return 0
+        arrays = [
+            _array(kind, column)
+            for (_, kind), column in zip(statement.columns, zip(*rows, strict=True), strict=True)
+        ]
+        return self._cursor.execute(_insert_sql(statement), arrays).rowcount
+
+    def savepoint(self) -> None:
+        """Mark the point that `undo` goes back to."""
+        self._cursor.execute("SAVEPOINT undo")
+
+    def undo(self) -> None:
+        """Undo all since `savepoint`."""
+        self._cursor.execute("ROLLBACK TO undo")
+
+
+class PostgresqlDatabase:
+    """A PostgreSQL database, reached through a pool of connections."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._lock = threading.Lock()
+        self._opened: ConnectionPool[psycopg.Connection[Row]] | None = None
+        self._process = os.getpid()
+
+    @property
+    def url(self) -> str:
+        """The database in the form that SQLAlchemy reads."""
+        return self._conninfo.replace("postgresql://", "postgresql+psycopg://", 1)
+
+    def run(
+        self,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run an operation in one durable transaction; again after a clash with another one."""
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                with self._connection() as connection, connection.transaction():
+                    return operation(PostgresqlTransaction(connection, self.url), *args, **kwargs)
+            except (errors.DeadlockDetected, errors.SerializationFailure):
+                if attempt == MAX_ATTEMPTS:
+                    raise
+        raise AssertionError
+
+    def read(
+        self,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run an operation that only reads, on one snapshot."""
+        with self._connection() as connection, connection.transaction():
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            return operation(PostgresqlTransaction(connection, self.url), *args, **kwargs)
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+
+    @contextmanager
+    def _connection(self) -> Iterator[psycopg.Connection[Row]]:
+        try:
+            with self._pool().connection(CONNECT_TIMEOUT_SECONDS) as connection:
+                yield connection
+        except (PoolTimeout, errors.OperationalError) as error:
+            if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure):
+                raise
+            raise DatabaseUnreachable(
+                f"the server does not answer as it should ({' '.join(str(error).split())})",
+                field="database",
+                value=_without_password(self._conninfo),
+                remedy="check DATABASE_URL and that the server runs",
+            ) from error
+
+    def _pool(self) -> ConnectionPool[psycopg.Connection[Row]]:
+        with self._lock:
+            if self._opened is None or self._process != os.getpid():
+                self._process = os.getpid()
+                # The first connection is made here, so that a wrong address is told at once.
+                psycopg.connect(self._conninfo, connect_timeout=int(CONNECT_TIMEOUT_SECONDS)).close()
+                self._opened = ConnectionPool(
+                    self._conninfo, min_size=1, max_size=MAX_CONNECTIONS, open=True
+                )
+            return self._opened
+
+
+@lru_cache(maxsize=256)
+def _with_marks(sql: str) -> Any:
+    return sql.replace("%", "%%").replace("?", "%s")
+
+
+@lru_cache(maxsize=64)
+def _insert_sql(statement: BulkInsert) -> Any:
+    arrays = ", ".join(f"%s::{kind}[]" for _, kind in statement.columns)
+    return (
+        f"INSERT INTO {statement.table} ({statement.column_list}) "
+        f"SELECT * FROM unnest({arrays}) ON CONFLICT {statement.on_conflict}"
+    )
+
+
+def _array(kind: Kind, values: Sequence[Any]) -> str:
+    """Return values as the text of a PostgreSQL array: faster than one parameter per value."""
+    if kind == "bigint":
+        return "{" + str(list(values))[1:-1].replace("None", "NULL") + "}"
+    if kind == "bytea":
+        items = ("NULL" if value is None else f'"\\\\x{value.hex()}"' for value in values)
+    else:
+        items = ("NULL" if value is None else _quoted(value) for value in values)
+    return "{" + ",".join(items) + "}"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _without_password(conninfo: str) -> str:
+    head, at, tail = conninfo.rpartition("@")
+    scheme, slashes, credentials = head.partition("://")
+    user = credentials.partition(":")[0]
+    return f"{scheme}{slashes}{user}{at}{tail}" if at else conninfo

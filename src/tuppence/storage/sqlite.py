@@ -1,0 +1,190 @@
+"""The embedded ledger: one SQLite file in WAL mode, durable at each commit."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from tuppence.errors import DatabaseUnreachable, LedgerError
+from tuppence.storage.database import BulkInsert, Row, Transaction
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BUSY_TIMEOUT_SECONDS = 30.0
+"""How long a writer waits for another process's transaction."""
+
+SETTINGS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",  # a commit is on the disk when it returns
+    "PRAGMA cache_size = -65536",  # KiB: the daily roll-ups of a month fit
+)
+
+
+class SqliteTransaction:
+    """An open transaction on a SQLite connection."""
+
+    __slots__ = ("_connection", "ledger")
+
+    def __init__(self, connection: sqlite3.Connection, ledger: str) -> None:
+        self._connection = connection
+        self.ledger = ledger
+
+    def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Return all rows of a query."""
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
+        """Run one statement and return how many rows it changed."""
+        return self._connection.execute(sql, parameters).rowcount
+
+    def insert(self, statement: BulkInsert, rows: Sequence[Sequence[object]]) -> int:
+        """Insert many rows and return how many were inserted or updated."""
+        return self._connection.executemany(_insert_sql(statement), rows).rowcount
+
+    def savepoint(self) -> None:
+        """Mark the point that `undo` goes back to."""
+        self._connection.execute("SAVEPOINT undo")
+
+    def undo(self) -> None:
+        """Undo all since `savepoint`."""
+        self._connection.execute("ROLLBACK TO undo")
+
+
+class SqliteDatabase:
+    """A SQLite file, or a private database in memory for the path ":memory:".
+
+    One connection writes, guarded by a lock; each reading thread has a connection of its own.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._memory = path == ":memory:"
+        self._write_lock = threading.RLock()
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+        self._writer: sqlite3.Connection | None = None
+        self._process = os.getpid()
+
+    @property
+    def url(self) -> str:
+        """The database in the form that SQLAlchemy reads."""
+        return "sqlite://" if self._memory else f"sqlite:///{self._path}"
+
+    def run(
+        self,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run an operation in one durable transaction."""
+        with self._write_lock, self._explained():
+            connection = self._writing_connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = operation(SqliteTransaction(connection, self.url), *args, **kwargs)
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+            return result
+
+    def read(
+        self,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run an operation that only reads, on one snapshot."""
+        if self._memory:
+            return self.run(operation, *args, **kwargs)
+        with self._explained():
+            connection = self._reading_connection()
+            connection.execute("BEGIN")
+            try:
+                return operation(SqliteTransaction(connection, self.url), *args, **kwargs)
+            finally:
+                connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close all connections."""
+        with self._write_lock:
+            for connection in self._opened:
+                connection.close()
+            self._forget_connections()
+
+    def _writing_connection(self) -> sqlite3.Connection:
+        self._reopen_after_fork()
+        if self._writer is None:
+            self._writer = self._connect()
+        return self._writer
+
+    def _reading_connection(self) -> sqlite3.Connection:
+        self._reopen_after_fork()
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect()
+        return connection
+
+    def _reopen_after_fork(self) -> None:
+        """SQLite connections must not cross a fork (sqlite.org/howtocorrupt.html, 2.6)."""
+        if self._process != os.getpid():
+            self._process = os.getpid()
+            self._forget_connections()
+
+    def _forget_connections(self) -> None:
+        self._opened, self._writer, self._local = [], None, threading.local()
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self._memory:
+            Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(
+            self._path,
+            timeout=BUSY_TIMEOUT_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        for setting in SETTINGS:
+            connection.execute(setting)
+        self._opened.append(connection)
+        return connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as error:
+            if isinstance(error, sqlite3.IntegrityError):
+                raise
+            raise self._explanation(error) from error
+
+    def _explanation(self, error: Exception) -> LedgerError:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            return LedgerError(
+                f"another process has been writing for {BUSY_TIMEOUT_SECONDS:.0f} s ({text})",
+                field="database",
+                value=self._path,
+                remedy="end that process, or use PostgreSQL for many writers",
+            )
+        return DatabaseUnreachable(
+            f"cannot be used as a ledger ({text})",
+            field="database",
+            value=self._path,
+            remedy="check that the path is a tuppence ledger and can be written",
+        )
+
+
+@lru_cache(maxsize=64)
+def _insert_sql(statement: BulkInsert) -> str:
+    marks = ", ".join("?" * len(statement.columns))
+    return (
+        f"INSERT INTO {statement.table} ({statement.column_list}) VALUES ({marks}) "
+        f"ON CONFLICT {statement.on_conflict}"
+    )
