@@ -118,6 +118,8 @@ class Booked(NamedTuple):
     """Calls that had been booked before, and were left alone."""
     measures: Measures
     """Sums over what was new."""
+    amended: int = 0
+    """Calls that had been booked with less output, and now have a row with the difference."""
 
 
 def key_of_response(provider: str, response_id: str) -> bytes:
@@ -167,7 +169,7 @@ def rows_of(call: Call, book: PriceBook) -> list[UsageRow]:
                 part.model,
                 price if cost is not None else None,
                 measures,
-                part.terms.encode(),
+                part.terms.encode() if any(part.terms) else None,
                 encode_other_units(usage.other_units) if usage.other_units else None,
                 None,
                 call.idempotency_key,
@@ -197,7 +199,7 @@ def book_calls(
         rows = [row for row in rows if row.idempotency_key not in booked_before]
         numbered = numbered_rows(dictionary, rows)
     roll_up(tx, dictionary, numbered)
-    return Booked(len(calls) - duplicates, duplicates, _sum(row[MEASURES] for row in numbered))
+    return Booked(len(calls) - duplicates, duplicates, _sum([row[MEASURES] for row in numbered]))
 
 
 def numbered_rows(dictionary: Dictionary, rows: Sequence[UsageRow]) -> list[NumberedRow]:
@@ -248,9 +250,10 @@ def _add_to(
         tx.insert(statement, [(*key, *total) for key, total in sorted(sums.items())])
 
 
-def _sum(measures: Iterable[Sequence[int]]) -> Measures:
-    columns = list(zip(*measures, strict=True))
-    return Measures(*map(sum, columns)) if columns else Measures()
+def _sum(measures: Sequence[Sequence[int]]) -> Measures:
+    if len(measures) == 1:
+        return Measures(*measures[0])
+    return Measures(*map(sum, zip(*measures, strict=True))) if measures else Measures()
 
 
 def _without_repeats(calls: Sequence[Call], book: PriceBook) -> tuple[list[UsageRow], int]:
@@ -304,7 +307,10 @@ def refuse_conflicts(rows: Sequence[UsageRow], booked_before: Fingerprints) -> N
 
 def _fingerprint(call: Call, part: MeteredPart) -> int:
     """Return 63 bits over what makes a repeated call the same call; not its time."""
-    text = repr((call.attribution, call.provider, part.model, part.usage, part.terms))
+    usage = part.usage
+    counts = (usage.input_tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens,
+              usage.cache_write_other_tokens, usage.cache_read_tokens, usage.output_tokens)
+    text = f"{(*call.attribution,)}{call.provider}{part.model}{counts}{usage.other_units}{(*part.terms,)}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

@@ -104,12 +104,12 @@ def _cache_writes(counts: Mapping[str, Any]) -> tuple[int, int]:
     division = mapping_at(counts, "cache_creation")
     written_5m = count(division, "ephemeral_5m_input_tokens")
     written_1h = count(division, "ephemeral_1h_input_tokens")
-    total = counts.get("cache_creation_input_tokens")
-    if total is None or total == written_5m + written_1h:
+    total = count(counts, "cache_creation_input_tokens")
+    if total == written_5m + written_1h or counts.get("cache_creation_input_tokens") is None:
         return written_5m, written_1h
     undivided = without(
         written_5m + written_1h,
-        count(counts, "cache_creation_input_tokens"),
+        total,
         part_field="cache_creation",
         whole_field="cache_creation_input_tokens",
     )

@@ -1,0 +1,187 @@
+"""Corrections: what is learned later is booked as a row of its own, at the time of the call.
+
+Two things are learned later: the price of a call that had none (`reprice`), and the end of an
+answer whose counts were first seen while it was streaming (`amend`). The first row is never
+touched; the new one holds the differences and points to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from tuppence.core.periods import MICROS_PER_SECOND, Span
+from tuppence.core.price_book import PriceBook
+from tuppence.core.prices import Price
+from tuppence.core.usage import Terms, Usage, decode_other_units
+from tuppence.cost_tracking.booking import (
+    MEASURES,
+    USAGE_ROWS,
+    NumberedRow,
+    UsageRow,
+    roll_up,
+)
+from tuppence.cost_tracking.dictionary import Dictionary
+from tuppence.cost_tracking.measures import COLUMNS, Measures
+from tuppence.storage.database import Row, Transaction
+
+BATCH_ROWS = 5_000
+
+_SUMS = ", ".join(f"CAST(SUM(t.{name}) AS BIGINT)" for name in COLUMNS)
+
+
+class Repriced(NamedTuple):
+    """What a repricing did."""
+
+    looked_at: int
+    """Calls that were looked at."""
+    changed: int
+    """Calls for which a difference was booked."""
+    still_unpriced: int
+    """Calls for which there is still no price."""
+    difference_nanos: int
+    """What was booked in all."""
+
+
+class _Standing(NamedTuple):
+    """A call as the ledger has it: its first row, and the sums with all corrections of it."""
+
+    row: Row
+    sums: Measures
+
+
+_FIRST_ROW = (
+    "SELECT t.id, t.occurred_at_micros, t.attribution_ref, t.session_ref, t.model_ref, "
+    "m.provider, m.name, t.terms, t.other_units, t.part, t.idempotency_key "
+    "FROM api_usage_log t JOIN models m ON m.id = t.model_ref "
+)
+
+
+def reprice(
+    tx: Transaction,
+    dictionary: Dictionary,
+    book: PriceBook,
+    *,
+    span: Span = Span(),
+    unpriced_only: bool = True,
+) -> Repriced:
+    """Book the differences between what calls cost by the book now and what is booked for them.
+
+    `unpriced_only` looks only at calls that had no price; otherwise every call of the span is
+    rated again (a contract agreed on with effect from an earlier date).
+    """
+    if tx.ledger.startswith("postgresql"):
+        tx.rows("SELECT pg_advisory_xact_lock(7488117)::text")  # one repricing at a time
+    looked_at = changed = still_unpriced = difference = 0
+    last_id = 0
+    while batch := _calls_after(tx, last_id, span, unpriced_only=unpriced_only):
+        last_id = batch[-1][0]
+        corrections = []
+        for standing in _standings(tx, batch):
+            looked_at += 1
+            correction = _repriced_row(dictionary, book, standing)
+            still_unpriced += int(correction is None and standing.sums.unpriced_count > 0)
+            if correction is not None and any(correction[MEASURES]):
+                corrections.append(correction)
+                difference += Measures(*correction[MEASURES]).cost_nanos
+        changed += len(corrections)
+        tx.insert(USAGE_ROWS, corrections)
+        roll_up(tx, dictionary, corrections)
+    return Repriced(looked_at, changed, still_unpriced, difference)
+
+
+def amend(
+    tx: Transaction, dictionary: Dictionary, book: PriceBook, rows: Sequence[UsageRow]
+) -> int:
+    """Book the differences for calls seen again with more output; return how many there were.
+
+    A row that says as much as the ledger or less is an older view of the call, and ignored.
+    """
+    corrections = []
+    for row in rows:
+        first = tx.rows(
+            f"{_FIRST_ROW} WHERE t.idempotency_key = ? AND t.part = ? AND t.corrects_ref IS NULL",
+            (row.idempotency_key, row.part),
+        )
+        if not first:
+            continue
+        standing = _standings(tx, first)[0]
+        difference = row.measures.minus(standing.sums)
+        if (difference.total_tokens, -difference.incomplete_count) > (0, 0):
+            corrections.append(
+                _correction(dictionary, standing, row.price, difference._replace(request_count=0))
+            )
+    tx.insert(USAGE_ROWS, corrections)
+    roll_up(tx, dictionary, corrections)
+    return len(corrections)
+
+
+def _calls_after(
+    tx: Transaction, last_id: int, span: Span, *, unpriced_only: bool
+) -> list[Row]:
+    conditions = ["t.id > ?", "t.corrects_ref IS NULL"]
+    parameters: list[object] = [last_id]
+    if unpriced_only:
+        conditions.append("t.unpriced_count > 0")
+    for bound, comparison in ((span.start_micros, ">="), (span.end_micros, "<")):
+        if bound is not None:
+            conditions.append(f"t.occurred_at_micros {comparison} ?")
+            parameters.append(bound)
+    where = " AND ".join(conditions)
+    return tx.rows(f"{_FIRST_ROW} WHERE {where} ORDER BY t.id LIMIT {BATCH_ROWS}", parameters)
+
+
+def _standings(tx: Transaction, rows: Iterable[Row]) -> list[_Standing]:
+    by_id = {row[0]: row for row in rows}
+    sums: dict[int, Measures] = {}
+    ids = sorted(by_id)
+    for start in range(0, len(ids), 500):
+        some = ids[start : start + 500]
+        marks = ", ".join("?" * len(some))
+        for number, *measures in tx.rows(
+            f"SELECT COALESCE(t.corrects_ref, t.id) AS call, {_SUMS} FROM api_usage_log t "
+            f"WHERE t.id IN ({marks}) OR t.corrects_ref IN ({marks}) "
+            "GROUP BY COALESCE(t.corrects_ref, t.id)",
+            [*some, *some],
+        ):
+            sums[number] = Measures(*measures)
+    return [_Standing(row, sums[number]) for number, row in by_id.items()]
+
+
+def _repriced_row(
+    dictionary: Dictionary, book: PriceBook, standing: _Standing
+) -> NumberedRow | None:
+    _, occurred_at, _, _, _, provider, model, terms, units, *_ = standing.row
+    sums = standing.sums
+    usage = Usage(*sums[3:10], decode_other_units(units))
+    price = book.price(
+        model,
+        occurred_at // MICROS_PER_SECOND,
+        provider=None if provider == "unknown" else provider,
+        terms=Terms.decode(terms),
+    )
+    cost = price.cost(usage) if price is not None else None
+    if cost is None:
+        return None
+    now = Measures(sums.request_count, 0, sums.incomplete_count, *sums[3:10], *cost)
+    return _correction(dictionary, standing, price, now.minus(sums))
+
+
+def _correction(
+    dictionary: Dictionary, standing: _Standing, price: Price | None, difference: Measures
+) -> NumberedRow:
+    number, occurred_at, attribution, session, model, *_, terms, _units, part, _key = standing.row
+    return (
+        occurred_at,
+        attribution,
+        session,
+        model,
+        None if price is None else dictionary.price_id(price),
+        *difference,
+        terms,
+        None,
+        number,
+        None,
+        part,
+        0,
+    )

@@ -1,0 +1,176 @@
+"""The ledger: one database, the price book in force, and what can be done with them.
+
+The facades for users (`service`), the importers and the command line all go through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Concatenate, Literal, ParamSpec, TypeVar
+
+from tuppence.core.money import Money
+from tuppence.core.periods import Span
+from tuppence.core.price_book import PriceBook
+from tuppence.cost_tracking import amendments, budgets, verification
+from tuppence.cost_tracking.booking import Booked, Call, book_calls, fingerprints, rows_of
+from tuppence.cost_tracking.contracts import add_contract, newest_contract, read_contracts
+from tuppence.cost_tracking.dictionary import Dictionary, KnownIds
+from tuppence.cost_tracking.measures import Measures
+from tuppence.cost_tracking.summary import SummaryQuery, SummaryRow, summarize, total_of
+from tuppence.prices.catalogue import load_price_book
+from tuppence.settings import load_settings
+from tuppence.storage.database import Database, Transaction
+from tuppence.storage.opening import open_database
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+OnChange = Literal["refuse", "amend"]
+"""What to do with a key that comes again with another payload."""
+
+
+def utc_now() -> datetime:
+    """Return the time of day; tests pass a clock of their own."""
+    return datetime.now(UTC)
+
+
+class Ledger:
+    """A ledger on SQLite or PostgreSQL, used from any thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        load_book: Callable[[], PriceBook] = load_price_book,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.database = database
+        self.now = now
+        self._load_book = load_book
+        self._listed: PriceBook | None = None
+        self._book: tuple[int, PriceBook] | None = None
+        self._known: KnownIds = {}
+
+    @classmethod
+    def open(
+        cls, database_url: str | None = None, now: Callable[[], datetime] = utc_now
+    ) -> Ledger:
+        """Open the ledger that a URL or path names, by default the one that the settings name."""
+        return cls(open_database(database_url or load_settings().database_url), now=now)
+
+    def book(self, calls: Sequence[Call], *, on_change: OnChange = "refuse") -> Booked:
+        """Book calls in one transaction: durable on return, or nothing of them.
+
+        A call whose key is booked already is left alone. With another payload it is refused
+        (IdempotencyConflict); "amend" books the difference instead where there is more output.
+        """
+        operation = book_calls if on_change == "refuse" else _book_or_amend
+        return self._write(operation, calls)
+
+    def summary(self, query: SummaryQuery) -> tuple[list[SummaryRow], Measures]:
+        """Return the groups of a query and the sums over all its calls, from one snapshot."""
+        return self.database.read(_summary_and_total, query)
+
+    def price_book(self) -> PriceBook:
+        """Return the price book in force: public list, corrections and contracts."""
+        return self.database.read(self._book_in_force)
+
+    def set_price(
+        self,
+        model: str,
+        prices: Mapping[str, Money],
+        *,
+        provider: str = "",
+        starts_at: datetime | None = None,
+    ) -> None:
+        """Add contract prices for a model, by price key ("input_mtok"), from a date on."""
+        operation = partial(
+            add_contract,
+            book=self._public_book(),
+            model=model,
+            provider=provider,
+            prices=prices,
+            starts_at=starts_at or self.now(),
+            created_at=self.now(),
+        )
+        self.database.run(operation)
+
+    def reprice(self, *, span: Span = Span(), unpriced_only: bool = True) -> amendments.Repriced:
+        """Book the differences to what the price book says now, as new rows."""
+        operation = partial(amendments.reprice, span=span, unpriced_only=unpriced_only)
+        return self._write(operation)
+
+    def create_budget(self, budget: budgets.NewBudget) -> budgets.Budget:
+        """Create a budget, or give the one of this entity and period a new limit."""
+        return self._write(partial(budgets.create_budget, created_at=self.now()), budget)
+
+    def budget_statuses(self) -> list[budgets.BudgetStatus]:
+        """Return all budgets with what has been spent in their current period."""
+        return self.database.read(budgets.budget_statuses, self.now())
+
+    def verify(self) -> verification.Verified:
+        """Compare all roll-ups with the rows they sum; raise LedgerInconsistent on a difference."""
+        return self.database.read(verification.verify)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+    def _write(
+        self,
+        operation: Callable[Concatenate[Transaction, Dictionary, PriceBook, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run an operation with dictionary and prices; remember its ids once it is durable."""
+
+        def transaction(tx: Transaction) -> tuple[T, KnownIds]:
+            dictionary = Dictionary(tx, self._known)
+            book = self._book_in_force(tx)
+            return operation(tx, dictionary, book, *args, **kwargs), dictionary.found
+
+        result, found = self.database.run(transaction)
+        self._known.update(found)
+        return result
+
+    def _book_in_force(self, tx: Transaction) -> PriceBook:
+        """Return the book with the contracts that this transaction sees."""
+        newest = newest_contract(tx)
+        if self._book is None or self._book[0] != newest:
+            public = self._public_book()
+            contracts = read_contracts(tx, public) if newest else []
+            self._book = (newest, public.with_contracts(contracts))
+        return self._book[1]
+
+    def _public_book(self) -> PriceBook:
+        if self._listed is None:
+            self._listed = self._load_book()
+        return self._listed
+
+
+def _summary_and_total(
+    tx: Transaction, query: SummaryQuery
+) -> tuple[list[SummaryRow], Measures]:
+    rows = summarize(tx, query)
+    return rows, total_of(tx, query, rows)
+
+
+def _book_or_amend(
+    tx: Transaction, dictionary: Dictionary, book: PriceBook, calls: Sequence[Call]
+) -> Booked:
+    """Book new calls; for known ones book what they have more than the ledger."""
+    known = fingerprints(tx, (call.idempotency_key for call in calls))
+    new = [call for call in calls if call.idempotency_key not in known]
+    changed = [
+        row
+        for call in calls
+        if call.idempotency_key in known
+        for row in rows_of(call, book)
+        if known[row.idempotency_key].get(row.part) != row.fingerprint
+    ]
+    amended = amendments.amend(tx, dictionary, book, changed)
+    booked = book_calls(tx, dictionary, book, new)
+    return booked._replace(
+        duplicates=booked.duplicates + len(calls) - len(new) - amended, amended=amended
+    )
