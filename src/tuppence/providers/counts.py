@@ -13,13 +13,12 @@ NOTHING: Mapping[str, Any] = {}
 
 def count(counts: Mapping[str, Any], field: str) -> int:
     """Return the count under field, 0 where it is absent or null."""
-    value = counts.get(field)
-    if type(value) is int and 0 <= value <= MAX_COUNT:
-        return value
+    value: int | None = counts.get(field)
     if value is None:
         return 0
-    check_count(field, value)
-    return int(value)
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
+        check_count(field, value)
+    return value
 
 
 def required_count(counts: Mapping[str, Any], field: str) -> int:
