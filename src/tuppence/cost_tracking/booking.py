@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tuppence.core.attribution import Attribution
 from tuppence.core.money import MAX_NANOS
-from tuppence.core.periods import MICROS_PER_HOUR
+from tuppence.core.periods import MICROS_PER_HOUR, MICROS_PER_SECOND
 from tuppence.core.price_book import PriceBook
 from tuppence.core.prices import Cost, Price
 from tuppence.core.usage import MeteredPart, encode_other_units
 from tuppence.cost_tracking.dictionary import Dictionary
 from tuppence.cost_tracking.measures import COLUMNS, Measures
 from tuppence.errors import IdempotencyConflict, InvalidUsage
-from tuppence.storage.database import BulkInsert, Kind, Transaction
+from tuppence.storage.database import BulkInsert, Kind, Row, Transaction
 
 HOURS_PER_DAY = 24
+UNKNOWN_PROVIDER = "unknown"
 NO_COST = Cost(0, 0, 0, 0, 0, 0)
 
 NumberedRow = tuple[Any, ...]
@@ -34,6 +35,8 @@ MEASURES = slice(5, 5 + len(COLUMNS))
 
 Fingerprints = dict[bytes | None, dict[int, int]]
 """{idempotency key: {part: fingerprint}}."""
+
+OnChanged = Callable[[Transaction, Dictionary, PriceBook, "Sequence[UsageRow]"], int]
 
 REFERENCES = ("attribution_ref", "session_ref", "model_ref", "price_ref")
 
@@ -65,6 +68,9 @@ def _roll_up(table: str, *keys: str) -> BulkInsert:
         f"({', '.join(keys)}) DO UPDATE SET {sums}",
     )
 
+
+LOG_COLUMNS = ("id", *(name for name, _ in USAGE_ROWS.columns))
+"""All columns of the usage log."""
 
 HOURLY = _roll_up("usage_hourly", "hour", "attribution_ref", "model_ref")
 DAILY = _roll_up("usage_daily", "day", "attribution_ref", "model_ref")
@@ -134,11 +140,12 @@ def key_of_caller(key: str) -> bytes:
 
 def rows_of(call: Call, book: PriceBook) -> list[UsageRow]:
     """Return the rows that a call is booked as, priced at its own time."""
-    at_seconds = call.occurred_at_micros // 1_000_000
+    at_seconds = call.occurred_at_micros // MICROS_PER_SECOND
+    provider = None if call.provider == UNKNOWN_PROVIDER else call.provider
     rows = []
     for number, part in enumerate(call.parts):
         usage = part.usage
-        price = book.price(part.model, at_seconds, provider=call.provider, terms=part.terms)
+        price = book.price(part.model, at_seconds, provider=provider, terms=part.terms)
         cost = price.cost(usage) if price is not None else None
         first = number == 0
         measures = Measures(
@@ -165,7 +172,7 @@ def rows_of(call: Call, book: PriceBook) -> list[UsageRow]:
             UsageRow(
                 call.occurred_at_micros,
                 call.attribution,
-                call.provider or (price.provider if price is not None else "unknown"),
+                provider or (price.provider if price is not None else UNKNOWN_PROVIDER),
                 part.model,
                 price if cost is not None else None,
                 measures,
@@ -180,26 +187,66 @@ def rows_of(call: Call, book: PriceBook) -> list[UsageRow]:
     return rows
 
 
+def refuse_changed(
+    tx: Transaction, dictionary: Dictionary, book: PriceBook, rows: Sequence[UsageRow]
+) -> int:
+    """Raise IdempotencyConflict: the key of these rows was used before for another call."""
+    del tx, dictionary, book
+    raise _conflict(rows[0])
+
+
+def _conflict(row: UsageRow) -> IdempotencyConflict:
+    return IdempotencyConflict(
+        f"was used before for another call (now {row.model}, {row.measures.total_tokens} tokens); "
+        "nothing was booked",
+        field="idempotency_key",
+        value=row.idempotency_key.hex() if row.idempotency_key else None,
+        remedy="use a new key for a new call, the same arguments for a repeated one",
+    )
+
+
 def book_calls(
-    tx: Transaction, dictionary: Dictionary, book: PriceBook, calls: Sequence[Call]
+    tx: Transaction,
+    dictionary: Dictionary,
+    book: PriceBook,
+    calls: Sequence[Call],
+    on_changed: OnChanged = refuse_changed,
 ) -> Booked:
     """Book calls; those whose key is booked already, with the same payload, are left alone.
 
-    Raises IdempotencyConflict when a key comes again with another payload: nothing is booked.
+    A row whose key was booked with another payload goes to `on_changed`, which refuses it
+    (IdempotencyConflict: nothing is booked) or books the difference and says for how many calls.
     """
     rows, duplicates = _without_repeats(calls, book)
+    amended = 0
     tx.savepoint()
     numbered = numbered_rows(dictionary, rows)
     while tx.insert(USAGE_ROWS, numbered) != len(numbered):
         tx.undo()
         dictionary.found.clear()
-        booked_before = fingerprints(tx, (row.idempotency_key for row in rows))
-        refuse_conflicts(rows, booked_before)
-        duplicates += len({row.idempotency_key for row in rows} & booked_before.keys())
-        rows = [row for row in rows if row.idempotency_key not in booked_before]
+        before = fingerprints(tx, (row.idempotency_key for row in rows))
+        known = [row for row in rows if row.idempotency_key in before]
+        changed = [row for row in known if before[row.idempotency_key].get(row.part) != row.fingerprint]
+        amended += on_changed(tx, dictionary, book, changed) if changed else 0
+        duplicates += len({row.idempotency_key for row in known})
+        rows = [row for row in rows if row.idempotency_key not in before]
+        tx.savepoint()
         numbered = numbered_rows(dictionary, rows)
     roll_up(tx, dictionary, numbered)
-    return Booked(len(calls) - duplicates, duplicates, _sum([row[MEASURES] for row in numbered]))
+    total = _sum([row[MEASURES] for row in numbered])
+    return Booked(len(calls) - duplicates, duplicates - amended, total, amended)
+
+
+def book_one(
+    tx: Transaction, dictionary: Dictionary, book: PriceBook, call: Call
+) -> tuple[list[Row], bool]:
+    """Book one call and return its rows (LOG_COLUMNS) as the ledger has them, and if it was new."""
+    booked = book_calls(tx, dictionary, book, [call])
+    query = f"SELECT {', '.join(LOG_COLUMNS)} FROM api_usage_log"
+    if call.idempotency_key is None:
+        return tx.rows(f"{query} WHERE id = ?", (tx.last_inserted_id(),)), True
+    by_key = f"{query} WHERE idempotency_key = ? ORDER BY part"
+    return tx.rows(by_key, (call.idempotency_key,)), booked.calls == 1
 
 
 def numbered_rows(dictionary: Dictionary, rows: Sequence[UsageRow]) -> list[NumberedRow]:
@@ -270,7 +317,10 @@ def _without_repeats(calls: Sequence[Call], book: PriceBook) -> tuple[list[Usage
             seen[key] = own
             rows += own
         else:
-            refuse_conflicts(own, {key: {row.part: row.fingerprint for row in seen[key]}})
+            before = {row.part: row.fingerprint for row in seen[key]}
+            changed = [row for row in own if before.get(row.part) != row.fingerprint]
+            if changed:
+                raise _conflict(changed[0])
             repeats += 1
     return rows, repeats
 
@@ -289,20 +339,6 @@ def fingerprints(tx: Transaction, keys: Iterable[bytes | None]) -> Fingerprints:
         ):
             found.setdefault(bytes(key), {})[part] = fingerprint
     return found
-
-
-def refuse_conflicts(rows: Sequence[UsageRow], booked_before: Fingerprints) -> None:
-    """Raise IdempotencyConflict where a row's key was booked before with another payload."""
-    for row in rows:
-        before = booked_before.get(row.idempotency_key)
-        if before is not None and before.get(row.part) != row.fingerprint:
-            raise IdempotencyConflict(
-                f"was used before for another call (now {row.model}, {row.measures.total_tokens} "
-                "tokens); nothing was booked",
-                field="idempotency_key",
-                value=row.idempotency_key.hex() if row.idempotency_key else None,
-                remedy="use a new key for a new call, the same arguments for a repeated one",
-            )
 
 
 def _fingerprint(call: Call, part: MeteredPart) -> int:

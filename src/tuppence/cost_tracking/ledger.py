@@ -14,14 +14,14 @@ from tuppence.core.money import Money
 from tuppence.core.periods import Span
 from tuppence.core.price_book import PriceBook
 from tuppence.cost_tracking import amendments, budgets, verification
-from tuppence.cost_tracking.booking import Booked, Call, book_calls, fingerprints, rows_of
+from tuppence.cost_tracking.booking import Booked, Call, book_calls, book_one, refuse_changed
 from tuppence.cost_tracking.contracts import add_contract, newest_contract, read_contracts
 from tuppence.cost_tracking.dictionary import Dictionary, KnownIds
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.summary import SummaryQuery, SummaryRow, summarize, total_of
 from tuppence.prices.catalogue import load_price_book
 from tuppence.settings import load_settings
-from tuppence.storage.database import Database, Transaction
+from tuppence.storage.database import Database, Row, Transaction
 from tuppence.storage.opening import open_database
 
 P = ParamSpec("P")
@@ -65,8 +65,12 @@ class Ledger:
         A call whose key is booked already is left alone. With another payload it is refused
         (IdempotencyConflict); "amend" books the difference instead where there is more output.
         """
-        operation = book_calls if on_change == "refuse" else _book_or_amend
-        return self._write(operation, calls)
+        on_changed = refuse_changed if on_change == "refuse" else amendments.amend
+        return self._write(book_calls, calls, on_changed)
+
+    def book_one(self, call: Call) -> tuple[list[Row], bool]:
+        """Book one call; return its rows as the ledger has them, and whether it was new."""
+        return self._write(book_one, call)
 
     def summary(self, query: SummaryQuery) -> tuple[list[SummaryRow], Measures]:
         """Return the groups of a query and the sums over all its calls, from one snapshot."""
@@ -95,6 +99,11 @@ class Ledger:
             created_at=self.now(),
         )
         self.database.run(operation)
+
+    def provider_of(self, model: str) -> str:
+        """Return the provider whose model this is by its name, "unknown" where none is known."""
+        timeline = self._public_book().timeline(model)
+        return timeline.listed.provider if timeline is not None else "unknown"
 
     def reprice(self, *, span: Span = Span(), unpriced_only: bool = True) -> amendments.Repriced:
         """Book the differences to what the price book says now, as new rows."""
@@ -154,23 +163,3 @@ def _summary_and_total(
 ) -> tuple[list[SummaryRow], Measures]:
     rows = summarize(tx, query)
     return rows, total_of(tx, query, rows)
-
-
-def _book_or_amend(
-    tx: Transaction, dictionary: Dictionary, book: PriceBook, calls: Sequence[Call]
-) -> Booked:
-    """Book new calls; for known ones book what they have more than the ledger."""
-    known = fingerprints(tx, (call.idempotency_key for call in calls))
-    new = [call for call in calls if call.idempotency_key not in known]
-    changed = [
-        row
-        for call in calls
-        if call.idempotency_key in known
-        for row in rows_of(call, book)
-        if known[row.idempotency_key].get(row.part) != row.fingerprint
-    ]
-    amended = amendments.amend(tx, dictionary, book, changed)
-    booked = book_calls(tx, dictionary, book, new)
-    return booked._replace(
-        duplicates=booked.duplicates + len(calls) - len(new) - amended, amended=amended
-    )

@@ -48,6 +48,9 @@ class Transaction(Protocol):
     def insert(self, statement: BulkInsert, rows: Sequence[Sequence[object]]) -> int:
         """Insert many rows and return how many were inserted or updated."""
 
+    def last_inserted_id(self) -> int:
+        """Return the id that the last inserted row was given."""
+
     def savepoint(self) -> None:
         """Mark the point that `undo` goes back to."""
 

@@ -52,6 +52,10 @@ class PostgresqlTransaction:
         ]
         return self._cursor.execute(_insert_sql(statement), arrays).rowcount
 
+    def last_inserted_id(self) -> int:
+        """Return the id that the last inserted row was given; roll-ups have no such ids."""
+        return int(self.rows("SELECT lastval()")[0][0])
+
     def savepoint(self) -> None:
         """Mark the point that `undo` goes back to."""
         self._cursor.execute("SAVEPOINT undo")

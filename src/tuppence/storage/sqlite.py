@@ -48,6 +48,10 @@ class SqliteTransaction:
         """Insert many rows and return how many were inserted or updated."""
         return self._connection.executemany(_insert_sql(statement), rows).rowcount
 
+    def last_inserted_id(self) -> int:
+        """Return the id that the last inserted row was given; roll-ups have no such ids."""
+        return int(self.rows("SELECT last_insert_rowid()")[0][0])
+
     def savepoint(self) -> None:
         """Mark the point that `undo` goes back to."""
         self._connection.execute("SAVEPOINT undo")

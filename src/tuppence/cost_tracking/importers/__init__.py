@@ -1,0 +1,1 @@
+"""One file per kind of log that can be imported."""

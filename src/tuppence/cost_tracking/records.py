@@ -1,0 +1,196 @@
+"""The words in which users hand over a call, and how they become a `Call` to book."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypedDict, cast
+
+from tuppence.core.attribution import Attribution
+from tuppence.core.periods import to_micros
+from tuppence.core.usage import MeteredPart, MeteredResponse, Terms, Usage, other_units
+from tuppence.cost_tracking.booking import Call, key_of_caller, key_of_response
+from tuppence.errors import InvalidInput
+
+
+class AttributionRecord(TypedDict, total=False):
+    """Who a call is charged to; every field may be left out."""
+
+    user_id: str | None
+    team_id: str | None
+    project_id: str | None
+    session_id: str | None
+    agent_id: str | None
+    task_type: str | None
+    task_complexity: str | None
+    tags: Sequence[str]
+    """Each "name" or "name=value"."""
+    timestamp: datetime | None
+    """When the call was made; now where left out. A naive datetime is taken as UTC."""
+    idempotency_key: str | None
+    """A key of the caller's own: the same call with the same key is booked once."""
+
+
+class UsageRecord(AttributionRecord, total=False):
+    """One model call: counts as Anthropic gives them (input without the cached part)."""
+
+    model: str
+    provider: str | None
+    """Id of the provider; found by the model's name where left out."""
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    """Tokens read from the prompt cache; the same as `cache_read_tokens`."""
+    cache_read_tokens: int
+    cache_write_5m_tokens: int
+    cache_write_1h_tokens: int
+    cache_write_other_tokens: int
+    reasoning_tokens: int
+    """Information: part of output_tokens already."""
+    web_searches: int
+    other_units: Mapping[str, int]
+    """Other billed units by genai-prices' names, as {"input_audio_tokens": 120}."""
+    batch: bool
+    speed: str
+    service_tier: str
+    inference_geo: str
+    response_id: str | None
+    """The provider's id of the response: the same response is booked once, from any source."""
+    output_complete: bool
+    """False where the output was counted before it ended."""
+
+
+_ATTRIBUTION_FIELDS = AttributionRecord.__annotations__.keys()
+_USAGE_FIELDS = UsageRecord.__annotations__.keys()
+_COUNTS = (
+    "input_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "cache_write_other_tokens",
+    "cache_read_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+)
+
+
+def call_of_record(
+    record: UsageRecord, now: datetime, provider_of: Callable[[str], str]
+) -> Call:
+    """Return the call that a record describes; `provider_of` finds the provider of a model.
+
+    Raises InvalidInput for an unknown field or a missing model, InvalidUsage for a bad count.
+    """
+    _refuse_unknown(record, _USAGE_FIELDS)
+    model = record.get("model")
+    if not isinstance(model, str) or not model:
+        raise InvalidInput(
+            "is not the name of a model",
+            field="model",
+            value=model,
+            remedy="give the model's id, as claude-sonnet-5-5",
+        )
+    provider = record.get("provider") or provider_of(model)
+    part = MeteredPart(model, _usage(record), _terms(record))
+    return Call(
+        _moment(record, now),
+        _attribution(record),
+        provider,
+        (part,),
+        _key(record, record.get("response_id"), provider),
+        record.get("output_complete", True),
+    ).check()
+
+
+def call_of_response(
+    response: MeteredResponse, provider: str, record: AttributionRecord, now: datetime
+) -> Call:
+    """Return the call that a provider's response was the answer to."""
+    _refuse_unknown(record, _ATTRIBUTION_FIELDS)
+    key = _key(record, response.response_id, provider)
+    if key is None and len(response.parts) > 1:
+        key = key_of_caller(uuid.uuid4().hex)  # the parts of one call are found by their key
+    return Call(
+        _moment(record, now),
+        _attribution(record),
+        provider,
+        response.parts,
+        key,
+        response.output_complete,
+    ).check()
+
+
+def _refuse_unknown(record: Mapping[str, Any], known: Any) -> None:
+    for name in record:
+        if name not in known:
+            raise InvalidInput(
+                "is not a field of a usage record",
+                field=name,
+                value=record[name],
+                remedy=f"choose from {', '.join(sorted(known))}",
+            )
+
+
+def _usage(record: UsageRecord) -> Usage:
+    counts = {name: record[name] for name in _COUNTS if name in record}  # type: ignore[literal-required]
+    if "cached_tokens" in record:
+        cached = record["cached_tokens"]
+        if counts.setdefault("cache_read_tokens", cached) != cached:
+            raise InvalidInput(
+                f"differs from cache_read_tokens={record['cache_read_tokens']}",
+                field="cached_tokens",
+                value=cached,
+                remedy="give only one of the two: they mean the same",
+            )
+    units = dict(record.get("other_units") or {})
+    searches = record.get("web_searches", 0)
+    if searches:
+        units["web_searches"] = units.get("web_searches", 0) + searches
+    return Usage(**cast("dict[str, int]", counts), other_units=other_units(units) if units else ())
+
+
+def _terms(record: UsageRecord) -> Terms:
+    tier = record.get("service_tier") or ""
+    speed = record.get("speed") or ""
+    return Terms(
+        "batch" if record.get("batch") or tier == "batch" else "",
+        "" if speed == "standard" else speed,
+        "" if tier in {"batch", "standard", "default", "auto"} else tier,
+        record.get("inference_geo") or "",
+    )
+
+
+def _attribution(record: AttributionRecord) -> Attribution:
+    tags = record.get("tags")
+    if isinstance(tags, str):
+        raise InvalidInput(
+            "is one text, not a list of tags", field="tags", value=tags, remedy='give ["a", "b"]'
+        )
+    return Attribution(
+        record.get("team_id") or "",
+        record.get("project_id") or "",
+        record.get("user_id") or "",
+        record.get("task_type") or "",
+        record.get("task_complexity") or "",
+        tuple(sorted(set(tags))) if tags else (),
+        record.get("session_id") or "",
+        record.get("agent_id") or "",
+    )
+
+
+def _moment(record: AttributionRecord, now: datetime) -> int:
+    moment = record.get("timestamp")
+    if moment is None:
+        return to_micros(now)
+    if not isinstance(moment, datetime):
+        raise InvalidInput(
+            "is not a datetime", field="timestamp", value=moment, remedy="give a datetime in UTC"
+        )
+    return to_micros(moment)
+
+
+def _key(record: AttributionRecord, response_id: str | None, provider: str) -> bytes | None:
+    key = record.get("idempotency_key")
+    if key:
+        return key_of_caller(key)
+    return key_of_response(provider, response_id) if response_id else None
