@@ -1,0 +1,63 @@
+"""Tables in the terminal: aligned, coloured, and readable at 80 columns.
+
+rich is loaded when the first table is drawn: machine formats do not wait for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+NARROW_COLUMNS = 100
+"""Below this width tables leave out the columns that are marked wide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its heading, whether numbers stand in it, whether only wide terminals show it."""
+
+    heading: str
+    numeric: bool = True
+    wide_only: bool = False
+
+
+def terminal_columns() -> int:
+    """Return the width of the terminal; COLUMNS overrides it."""
+    return shutil.get_terminal_size((120, 24)).columns
+
+
+def draw(
+    title: str,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    *,
+    total: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Print a table with an optional row of totals, and notes under it."""
+    width = terminal_columns()
+    shown = [n for n, column in enumerate(columns) if width >= NARROW_COLUMNS or not column.wide_only]
+    table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="cyan")
+    for number in shown:
+        column = columns[number]
+        table.add_column(
+            column.heading,
+            justify="right" if column.numeric else "left",
+            no_wrap=column.numeric,
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*(Text(row[number]) for number in shown))
+    if total is not None:
+        table.add_section()
+        table.add_row(*(Text(total[number], style="bold yellow") for number in shown))
+    console = Console(width=width, highlight=False)
+    console.print(table)
+    for note in notes:
+        console.print(Text(note, style="dim" if note.startswith(" ") else "yellow"))
