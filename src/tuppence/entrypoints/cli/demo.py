@@ -1,0 +1,108 @@
+"""`tuppence demo`: a day of agent traffic, booked and reported, with no key and no network."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
+from time import perf_counter
+
+import click
+
+from tuppence.core.money import NANOS_PER_DOLLAR, format_dollars
+from tuppence.core.periods import Span
+from tuppence.cost_tracking.budgets import NewBudget
+from tuppence.cost_tracking.importers.claude_code import import_claude_code
+from tuppence.cost_tracking.importers.log_files import find_logs
+from tuppence.cost_tracking.ledger import Ledger
+from tuppence.cost_tracking.measures import Measures
+from tuppence.cost_tracking.summary import SummaryQuery
+from tuppence.demo.traffic import day_of_traffic
+from tuppence.entrypoints.cli.budget import show_budgets
+from tuppence.entrypoints.cli.imports import print_import, progress
+from tuppence.entrypoints.cli.report import draw_report
+from tuppence.entrypoints.cli.suggest import print_suggestions, suggestions
+from tuppence.language import Translate, translator
+from tuppence.settings import load_settings
+
+
+@click.command("demo")
+@click.option("--trace", metavar="PATH", help="Use these Claude Code logs, not generated traffic.")
+@click.option("--seed", default=1, show_default=True, help="Seed of the generated traffic.")
+@click.option("--keep", metavar="FILE", help="Keep the ledger in this file.")
+def command(trace: str | None, seed: int, keep: str | None) -> None:
+    """Book a day of agent traffic and show who spent what, budgets, and what to do next."""
+    _ = translator(load_settings().language)
+    with tempfile.TemporaryDirectory(prefix="tuppence-demo-") as directory:
+        ledger = Ledger.open(keep or str(Path(directory) / "demo.db"))
+        if trace:
+            _book_trace(ledger, trace)
+            shown = ("project", "model", "week")
+        else:
+            _book_generated(ledger, seed, _)
+            shown = ("team", "project", "user", "model")
+        for by in shown:
+            query = SummaryQuery((by,))
+            click.echo()
+            draw_report(query, *ledger.summary(query))
+        _, total = ledger.summary(SummaryQuery())
+        _show_what_follows(ledger, total, trace=bool(trace))
+        ledger.close()
+
+
+def _book_trace(ledger: Ledger, trace: str) -> None:
+    logs = find_logs([trace])
+    with progress(sum(log.size_bytes for log in logs), wanted=True) as on_bytes:
+        print_import(import_claude_code(ledger, [trace], team_id="engineering", on_bytes=on_bytes))
+
+
+def _book_generated(ledger: Ledger, seed: int, _: Translate) -> None:
+    yesterday = ledger.now().date() - timedelta(days=1)
+    calls = list(day_of_traffic(yesterday, seed))
+    start = perf_counter()
+    booked = ledger.book(calls)
+    seconds = perf_counter() - start
+    click.echo(
+        _(
+            "Booked {count} requests of {day} in {seconds} s: traffic made by a generator that is "
+            "calibrated to the published statistics of real traces (docs/explanation/demo-traffic.md)."
+        ).format(count=f"{booked.calls:,}", day=yesterday.isoformat(), seconds=f"{seconds:.2f}")
+    )
+    for team, share in (("platform", "0.97"), ("support", "1.3"), ("data", "0.85")):
+        _set_demo_budget(ledger, team, float(share))
+
+
+def _set_demo_budget(ledger: Ledger, team: str, share: float) -> None:
+    """Set a budget that the team's spending fills to a share, so that all states are seen."""
+    rows, total = ledger.summary(SummaryQuery(only=(("team", (team,)),)))
+    del rows
+    if total.cost_nanos:
+        dollars = max(1, round(total.cost_nanos / share / NANOS_PER_DOLLAR))
+        ledger.create_budget(NewBudget("team", team, dollars * NANOS_PER_DOLLAR))
+
+
+def _show_what_follows(ledger: Ledger, total: Measures, *, trace: bool) -> None:
+    _ = translator(load_settings().language)
+    if not trace:
+        click.echo()
+        show_budgets(ledger.budget_statuses())
+    without_cache = total.cost_nanos + total.cache_savings_nanos
+    click.echo()
+    click.secho(
+        _("Without prompt caching this would have cost {without}: caching saved {saved}.").format(
+            without=format_dollars(without_cache), saved=format_dollars(total.cache_savings_nanos)
+        ),
+        fg="green",
+    )
+    click.echo()
+    print_suggestions(suggestions(ledger, Span()))
+    verified = ledger.verify()
+    click.echo()
+    click.echo(
+        _("Proof: {rows} rows and {sums} roll-up rows say the same, {amount}.").format(
+            rows=f"{verified.rows:,}",
+            sums=f"{verified.roll_up_rows:,}",
+            amount=format_dollars(verified.cost_nanos, 9),
+        )
+    )
+    click.echo(_("Your own logs: tuppence import claude-code ~/.claude/projects && tuppence report"))
