@@ -140,9 +140,11 @@ class Timeline:
             return price
 
     def _changes(self) -> set[int]:
-        rows = (*self.listed.standard, *self.listed.variants, *self.listed.corrections)
-        moments = {row.starts_at_seconds for row in (*rows, *self._contracts)}
-        moments |= {row.ends_at_seconds for row in self.listed.corrections}
+        listed = self.listed
+        moments = {row.starts_at_seconds for row in (*listed.standard, *listed.variants)}
+        moments |= {row.starts_at_seconds for row in listed.corrections}
+        moments |= {row.ends_at_seconds for row in listed.corrections}
+        moments |= {row.starts_at_seconds for row in self._contracts}
         return {moment for moment in moments if moment is not None}
 
     def _work_out(self, at_seconds: int, interval: int, terms: Terms) -> Price | None:

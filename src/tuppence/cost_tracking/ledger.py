@@ -114,9 +114,9 @@ class Ledger:
         """Create a budget, or give the one of this entity and period a new limit."""
         return self._write(partial(budgets.create_budget, created_at=self.now()), budget)
 
-    def budget_statuses(self) -> list[budgets.BudgetStatus]:
-        """Return all budgets with what has been spent in their current period."""
-        return self.database.read(budgets.budget_statuses, self.now())
+    def budget_statuses(self, at: datetime | None = None) -> list[budgets.BudgetStatus]:
+        """Return all budgets with what has been spent in the period of a moment (now)."""
+        return self.database.read(budgets.budget_statuses, at or self.now())
 
     def verify(self) -> verification.Verified:
         """Compare all roll-ups with the rows they sum; raise LedgerInconsistent on a difference."""

@@ -31,6 +31,8 @@ from tuppence.core.money import to_dollars
 from tuppence.errors import InvalidInput
 from tuppence.storage.schema import Base, RowId, UtcMicros
 
+__all__ = ["APIUsageLog", "Base", "CostAlert", "CostBudget"]
+
 
 class Person(Base):
     """Dictionary: people, by the name that callers give (`user_id`)."""
@@ -250,20 +252,20 @@ class APIUsageLog(Base):
             "idempotency_key",
             "part",
             unique=True,
-            sqlite_where=idempotency_key.column.is_not(None),
-            postgresql_where=idempotency_key.column.is_not(None),
+            sqlite_where=idempotency_key.is_not(None),
+            postgresql_where=idempotency_key.is_not(None),
         ),
         Index(
             "ix_api_usage_log_unpriced",
             "model_ref",
-            sqlite_where=unpriced_count.column > 0,
-            postgresql_where=unpriced_count.column > 0,
+            sqlite_where=unpriced_count > 0,
+            postgresql_where=unpriced_count > 0,
         ),
         Index(
             "ix_api_usage_log_corrects",
             "corrects_ref",
-            sqlite_where=corrects_ref.column.is_not(None),
-            postgresql_where=corrects_ref.column.is_not(None),
+            sqlite_where=corrects_ref.is_not(None),
+            postgresql_where=corrects_ref.is_not(None),
         ),
     )
 
@@ -295,11 +297,11 @@ class APIUsageLog(Base):
         select(AgentSession.agent).where(AgentSession.id == session_ref).scalar_subquery()
     )
     total_cost_nanos: Mapped[int] = column_property(
-        input_cost_nanos.column
-        + cache_write_cost_nanos.column
-        + cache_read_cost_nanos.column
-        + output_cost_nanos.column
-        + other_cost_nanos.column
+        input_cost_nanos
+        + cache_write_cost_nanos
+        + cache_read_cost_nanos
+        + output_cost_nanos
+        + other_cost_nanos
     )
 
     @property
@@ -364,11 +366,11 @@ class CostBudget(Base):
     entity_id: Mapped[str] = column_property(
         case(
             (
-                entity_type.column == "team",
+                entity_type == "team",
                 select(Team.name).where(Team.id == entity_ref).scalar_subquery(),
             ),
             (
-                entity_type.column == "project",
+                entity_type == "project",
                 select(Project.name).where(Project.id == entity_ref).scalar_subquery(),
             ),
             else_=select(Person.name).where(Person.id == entity_ref).scalar_subquery(),

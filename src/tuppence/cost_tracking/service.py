@@ -25,7 +25,8 @@ from tuppence.cost_tracking.records import (
 )
 from tuppence.cost_tracking.summary import SummaryQuery
 from tuppence.errors import InvalidPeriod
-from tuppence.insights.suggestions import SuggestionDict, suggest
+from tuppence.insights.suggestion import SuggestionDict
+from tuppence.insights.suggestions import suggest
 from tuppence.providers import read_response
 from tuppence.settings import load_settings
 from tuppence.storage.database import Row

@@ -102,8 +102,8 @@ def summarize(tx: Transaction, query: SummaryQuery) -> list[SummaryRow]:
     period = next((name for name in query.group_by if name in PERIODS), None)
     sums: dict[tuple[object, ...], Measures] = {}
     for piece in _pieces(query, period):
-        for *keys, bucket, measures in _sums(tx, query, piece, period):
-            label = None if period is None else _label(bucket, period, query.zone)
+        for keys, bucket_micros, measures in _sums(tx, query, piece, period):
+            label = None if period is None else period_label(bucket_micros, period, query.zone)
             key = (*keys, label)
             before = sums.get(key)
             sums[key] = measures if before is None else before.plus(measures)
@@ -140,7 +140,7 @@ def _least_table(query: SummaryQuery) -> str:
 
 def _sums(
     tx: Transaction, query: SummaryQuery, piece: Piece, period: str | None
-) -> list[tuple[object, ...]]:
+) -> list[tuple[tuple[object, ...], int, Measures]]:
     """Return (id per dimension, moment of the bucket, measures) for one piece of the span."""
     table, time_column, joined = _table(query, piece)
     unit = _MICROS_PER_UNIT[piece.kind]
@@ -163,7 +163,7 @@ def _sums(
     scale = unit if unit > 1 else MICROS_PER_QUARTER_HOUR
     width = len(keys)
     return [
-        (*row[:width], row[width] * scale, Measures(*row[width + 1 :]))
+        (row[:width], row[width] * scale, Measures(*row[width + 1 :]))
         for row in rows
         if row[width + 1] is not None
     ]
@@ -254,10 +254,6 @@ def _names(
         query = f"SELECT id, {dimension.name_column} FROM {dimension.names} WHERE id IN ({marks})"
         names.update(tx.rows(query, some))
     return names
-
-
-def _label(bucket: object, period: str, zone: ZoneInfo | None) -> str:
-    return period_label(int(str(bucket)), period, zone)
 
 
 def total_of(tx: Transaction, query: SummaryQuery, rows: Sequence[SummaryRow]) -> Measures:

@@ -214,13 +214,12 @@ def _calls(
 
 def _call(key: object, answer: _Answer, given: Attribution) -> Call:
     row = answer.row
-    message = row.message
-    model = (message.model if message is not None else None) or ""
-    parts = read_usage(answer.usage, model, stop_reason=message and message.stop_reason)
-    if not model:
+    message = row.message or Message()
+    if not message.model:
         raise InvalidInput(
-            "is missing", field="message.model", value=model, remedy="check the log's version"
+            "is missing", field="message.model", value=None, remedy="check the log's version"
         )
+    parts = read_usage(answer.usage, message.model, stop_reason=message.stop_reason)
     response_id = key if isinstance(key, str) else None
     return Call(
         _moment(row.timestamp),

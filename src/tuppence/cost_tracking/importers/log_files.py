@@ -78,7 +78,7 @@ def _files_at(path: Path) -> list[Path]:
 
 def _decompressed(file: io.BufferedReader, name: str) -> io.BufferedReader:
     if name.endswith(".xz"):
-        return io.BufferedReader(lzma.LZMAFile(file), 1 << 20)  # type: ignore[type-var]
+        return io.BufferedReader(lzma.LZMAFile(file), 1 << 20)
     if name.endswith(".gz"):
-        return io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 20)  # type: ignore[type-var]
+        return io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 20)
     return file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from time import perf_counter
 
@@ -14,7 +14,7 @@ from tuppence.core.periods import Span
 from tuppence.cost_tracking.budgets import NewBudget
 from tuppence.cost_tracking.importers.claude_code import import_claude_code
 from tuppence.cost_tracking.importers.log_files import find_logs
-from tuppence.cost_tracking.ledger import Ledger
+from tuppence.cost_tracking.ledger import Ledger, utc_now
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.summary import SummaryQuery
 from tuppence.demo.traffic import day_of_traffic
@@ -22,8 +22,12 @@ from tuppence.entrypoints.cli.budget import show_budgets
 from tuppence.entrypoints.cli.imports import print_import, progress
 from tuppence.entrypoints.cli.report import draw_report
 from tuppence.entrypoints.cli.suggest import print_suggestions, suggestions
-from tuppence.language import Translate, translator
+from tuppence.language import translator
 from tuppence.settings import load_settings
+
+
+REPORTS = ("team", "project", "user", "model")
+TRACE_REPORTS = ("project", "model", "week")
 
 
 @click.command("demo")
@@ -32,21 +36,22 @@ from tuppence.settings import load_settings
 @click.option("--keep", metavar="FILE", help="Keep the ledger in this file.")
 def command(trace: str | None, seed: int, keep: str | None) -> None:
     """Book a day of agent traffic and show who spent what, budgets, and what to do next."""
-    _ = translator(load_settings().language)
+    yesterday = utc_now().date() - timedelta(days=1)
     with tempfile.TemporaryDirectory(prefix="tuppence-demo-") as directory:
         ledger = Ledger.open(keep or str(Path(directory) / "demo.db"))
         if trace:
             _book_trace(ledger, trace)
-            shown = ("project", "model", "week")
         else:
-            _book_generated(ledger, seed, _)
-            shown = ("team", "project", "user", "model")
-        for by in shown:
+            _book_generated(ledger, yesterday, seed)
+        for by in TRACE_REPORTS if trace else REPORTS:
             query = SummaryQuery((by,))
             click.echo()
             draw_report(query, *ledger.summary(query))
         _, total = ledger.summary(SummaryQuery())
-        _show_what_follows(ledger, total, trace=bool(trace))
+        if not trace:
+            click.echo()
+            show_budgets(ledger.budget_statuses(datetime.combine(yesterday, time(12), UTC)))
+        _show_what_follows(ledger, total)
         ledger.close()
 
 
@@ -56,9 +61,9 @@ def _book_trace(ledger: Ledger, trace: str) -> None:
         print_import(import_claude_code(ledger, [trace], team_id="engineering", on_bytes=on_bytes))
 
 
-def _book_generated(ledger: Ledger, seed: int, _: Translate) -> None:
-    yesterday = ledger.now().date() - timedelta(days=1)
-    calls = list(day_of_traffic(yesterday, seed))
+def _book_generated(ledger: Ledger, day: date, seed: int) -> None:
+    _ = translator(load_settings().language)
+    calls = list(day_of_traffic(day, seed))
     start = perf_counter()
     booked = ledger.book(calls)
     seconds = perf_counter() - start
@@ -66,7 +71,7 @@ def _book_generated(ledger: Ledger, seed: int, _: Translate) -> None:
         _(
             "Booked {count} requests of {day} in {seconds} s: traffic made by a generator that is "
             "calibrated to the published statistics of real traces (docs/explanation/demo-traffic.md)."
-        ).format(count=f"{booked.calls:,}", day=yesterday.isoformat(), seconds=f"{seconds:.2f}")
+        ).format(count=f"{booked.calls:,}", day=day.isoformat(), seconds=f"{seconds:.2f}")
     )
     for team, share in (("platform", "0.97"), ("support", "1.3"), ("data", "0.85")):
         _set_demo_budget(ledger, team, float(share))
@@ -81,11 +86,8 @@ def _set_demo_budget(ledger: Ledger, team: str, share: float) -> None:
         ledger.create_budget(NewBudget("team", team, dollars * NANOS_PER_DOLLAR))
 
 
-def _show_what_follows(ledger: Ledger, total: Measures, *, trace: bool) -> None:
+def _show_what_follows(ledger: Ledger, total: Measures) -> None:
     _ = translator(load_settings().language)
-    if not trace:
-        click.echo()
-        show_budgets(ledger.budget_statuses())
     without_cache = total.cost_nanos + total.cache_savings_nanos
     click.echo()
     click.secho(

@@ -8,11 +8,11 @@ from datetime import timedelta
 
 import click
 
-from tuppence.core.money import format_dollars
 from tuppence.core.periods import Span
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.entrypoints.cli.options import database_option, json_option
-from tuppence.insights.suggestions import SuggestionDict, suggest
+from tuppence.insights.suggestion import SuggestionDict
+from tuppence.insights.suggestions import suggest
 from tuppence.language import translator
 from tuppence.settings import load_settings
 
@@ -50,6 +50,4 @@ def print_suggestions(found: Sequence[SuggestionDict]) -> None:
     for one in found:
         colour = {"high": "red", "medium": "yellow"}.get(one["priority"], "cyan")
         mark = click.style(f"[{one['priority'].upper()}]", fg=colour)
-        nanos = one.get("estimated_savings_nanos")
-        saving = f" ({_('saves about {amount}').format(amount=format_dollars(nanos))})" if nanos else ""
-        click.echo(f"  {mark} {one['message']}{saving}")
+        click.echo(f"  {mark} {one['message']}")
