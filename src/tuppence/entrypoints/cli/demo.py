@@ -27,6 +27,8 @@ from tuppence.settings import load_settings
 
 
 REPORTS = ("team", "project", "user", "model")
+BUDGET_SHARES = {"platform": 0.97, "customer-service": 1.15, "data": 0.85, "mobile": 0.6}
+"""Teams with a budget, and how full the day's spending makes it: every state is seen."""
 TRACE_REPORTS = ("project", "model", "week")
 
 
@@ -43,10 +45,11 @@ def command(trace: str | None, seed: int, keep: str | None) -> None:
             _book_trace(ledger, trace)
         else:
             _book_generated(ledger, yesterday, seed)
-        for by in TRACE_REPORTS if trace else REPORTS:
+        reports = TRACE_REPORTS if trace else REPORTS
+        for by in reports:
             query = SummaryQuery((by,))
             click.echo()
-            draw_report(query, *ledger.summary(query))
+            draw_report(query, *ledger.summary(query), with_notes=by == reports[-1])
         _, total = ledger.summary(SummaryQuery())
         if not trace:
             click.echo()
@@ -73,14 +76,13 @@ def _book_generated(ledger: Ledger, day: date, seed: int) -> None:
             "calibrated to the published statistics of real traces (docs/explanation/demo-traffic.md)."
         ).format(count=f"{booked.calls:,}", day=day.isoformat(), seconds=f"{seconds:.2f}")
     )
-    for team, share in (("platform", "0.97"), ("support", "1.3"), ("data", "0.85")):
-        _set_demo_budget(ledger, team, float(share))
+    for team, share in BUDGET_SHARES.items():
+        _set_demo_budget(ledger, team, share)
 
 
 def _set_demo_budget(ledger: Ledger, team: str, share: float) -> None:
     """Set a budget that the team's spending fills to a share, so that all states are seen."""
-    rows, total = ledger.summary(SummaryQuery(only=(("team", (team,)),)))
-    del rows
+    _rows, total = ledger.summary(SummaryQuery(only=(("team", (team,)),)))
     if total.cost_nanos:
         dollars = max(1, round(total.cost_nanos / share / NANOS_PER_DOLLAR))
         ledger.create_budget(NewBudget("team", team, dollars * NANOS_PER_DOLLAR))

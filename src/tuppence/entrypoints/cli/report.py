@@ -14,7 +14,7 @@ from tuppence.core.money import format_dollars, to_dollars
 from tuppence.core.periods import from_micros, load_zone
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.cost_tracking.measures import Measures
-from tuppence.cost_tracking.summary import GROUPINGS, SummaryQuery, SummaryRow
+from tuppence.cost_tracking.summary import GROUPINGS, UNATTRIBUTED, SummaryQuery, SummaryRow
 from tuppence.entrypoints.cli.options import database_option, json_option, since_option, span_of
 from tuppence.language import Translate, translator
 from tuppence.settings import load_settings
@@ -107,7 +107,9 @@ def write_csv(by: str, rows: Sequence[SummaryRow]) -> None:
         writer.writerow([entity, *figures(row.measures).values()])
 
 
-def draw_report(query: SummaryQuery, rows: Sequence[SummaryRow], total: Measures) -> None:
+def draw_report(
+    query: SummaryQuery, rows: Sequence[SummaryRow], total: Measures, *, with_notes: bool = True
+) -> None:
     """Print a report as a table, with what a reader has to know under it."""
     from tuppence.entrypoints.cli.tables import Column, draw  # noqa: PLC0415 - rich loads slowly
 
@@ -126,13 +128,13 @@ def draw_report(query: SummaryQuery, rows: Sequence[SummaryRow], total: Measures
         Column(_("Cost")),
         Column(_("Share")),
     ]
-    lines = [_cells(_(row.keys[0]) if row.keys[0].startswith("(") else row.keys[0], row.measures, total) for row in rows]
+    lines = [_cells(_entity(row.keys[0], _), row.measures, total, _) for row in rows]
     draw(
         _("Cost by {dimension}").format(dimension=heading.lower()),
         columns,
         lines,
-        total=_cells(_("Total"), total, total),
-        notes=report_notes(total, _),
+        total=_cells(_("Total"), total, total, _),
+        notes=report_notes(total, _) if with_notes else (),
     )
 
 
@@ -140,27 +142,26 @@ def report_notes(total: Measures, _: Translate) -> list[str]:
     """Return what the sums leave open: unpriced calls, incomplete output; and what caching saved."""
     notes = []
     if total.cache_savings_nanos:
-        saved = format_dollars(total.cache_savings_nanos)
-        notes.append(_("  Caching saved {amount}.").format(amount=saved))
+        text = _("Caching saved {amount}.")
+        notes.append(text.format(amount=format_dollars(total.cache_savings_nanos)))
     if total.unpriced_count:
-        notes.append(
-            _("* {count} requests are unpriced, their cost is not in the sums: tuppence prices set").format(
-                count=f"{total.unpriced_count:,}"
-            )
-        )
+        text = _("* {count} unpriced requests are not in the sums: tuppence prices set MODEL")
+        notes.append(text.format(count=f"{total.unpriced_count:,}"))
     if total.incomplete_count:
-        notes.append(
-            _("  {count} requests were logged before their output ended: it is counted as logged.").format(
-                count=f"{total.incomplete_count:,}"
-            )
-        )
+        text = _("{count} requests: output incomplete, counted as far as it was logged.")
+        notes.append(text.format(count=f"{total.incomplete_count:,}"))
     return notes
 
 
-def _cells(entity: str, measures: Measures, total: Measures) -> list[str]:
+def _entity(name: str, _: Translate) -> str:
+    return _(name) if name == UNATTRIBUTED else name
+
+
+def _cells(entity: str, measures: Measures, total: Measures, _: Translate) -> list[str]:
     cost = format_dollars(measures.cost_nanos)
     if measures.unpriced_count:
-        cost = f"{cost}*" if measures.unpriced_count < measures.request_count else "*"
+        some_priced = measures.unpriced_count < measures.request_count
+        cost = f"{cost}*" if some_priced else f"{_('unpriced')}*"
     share = measures.cost_nanos / total.cost_nanos if total.cost_nanos else 0.0
     return [
         entity,

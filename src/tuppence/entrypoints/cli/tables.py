@@ -60,4 +60,4 @@ def draw(
     console = Console(width=width, highlight=False)
     console.print(table)
     for note in notes:
-        console.print(Text(note, style="dim" if note.startswith(" ") else "yellow"))
+        console.print(Text(note, style="yellow" if note.startswith("*") else "dim"))
