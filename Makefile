@@ -10,13 +10,13 @@ LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.1
 UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench torture lock clean
+.PHONY: help demo test lint bench torture lock ddl translations clean
 .NOTPARALLEL:  # two pips at work in one environment would break it
 unexport PYTHONPATH PYTHONHOME  # packages of the caller must not leak into the environment
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+		while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/installed-demo ## Show what tuppence does; DEMO_TRACE=file tells it what to import
 	@$(BIN)/tuppence demo $${DEMO_TRACE:+--trace "$$DEMO_TRACE"}
@@ -50,6 +50,12 @@ lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml
 	@$(LOCK) --group build --output-file requirements/demo.txt
 	@$(LOCK) --group build --group test --group lint --group translate \
 		--constraints requirements/demo.txt --output-file requirements/test.txt
+
+ddl: $(VENV)/installed-test ## Write the SQL of a new ledger from the models
+	@$(BIN)/python tools/write_ddl.py
+
+translations: $(VENV)/installed-test ## Compile the translated texts
+	@$(BIN)/python tools/compile_translations.py
 
 clean: ## Remove the environment and everything generated
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
