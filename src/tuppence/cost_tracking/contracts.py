@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from fractions import Fraction
 
 from tuppence.core.money import Money
 from tuppence.core.periods import MICROS_PER_SECOND, to_micros
@@ -30,7 +29,7 @@ def read_contracts(tx: Transaction, book: PriceBook) -> list[ContractPrice]:
             provider=provider,
             model=model,
             unit=book.price_keys[price_key],
-            rate=rate_from_dollars(price_key, Fraction(dollars), field=price_key),
+            rate=rate_from_dollars(price_key, dollars, field=price_key),
             starts_at_seconds=starts_at // MICROS_PER_SECOND,
             source=f"contract {number}",
         )

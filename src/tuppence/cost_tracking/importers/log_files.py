@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import lzma
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tuppence.errors import NoLogsFound
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
-LINES_PER_REPORT = 2_000
+CHUNK_BYTES = 1 << 18
+GZIP_WINDOW = 31
+"""zlib's number for "the largest window, with gzip's header"."""
+
+
+class Decompressor(Protocol):
+    """What zlib and lzma have in common."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether the archive has been read to its end."""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What stood behind the end."""
+
+    def decompress(self, data: bytes, /) -> bytes:
+        """Return as much content as this data gives."""
+
+
+DECOMPRESSORS: Mapping[str, Callable[[], Decompressor]] = {
+    ".gz": partial(zlib.decompressobj, GZIP_WINDOW),
+    ".xz": lzma.LZMADecompressor,
+}
 
 
 class LogFile(NamedTuple):
@@ -54,20 +77,20 @@ def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
 
 
 def read_lines(log: LogFile, on_bytes: Callable[[int], None]) -> Iterator[Line]:
-    """Yield the lines of a log; report the bytes of the file read since the last report."""
-    with log.path.open("rb") as file:
-        reported = 0
-        number = 0
-        try:
-            for number, text in enumerate(_decompressed(file, log.path.name), 1):
+    """Yield the lines of a log; report how many bytes of the file have been read."""
+    number = 0
+    rest = b""
+    try:
+        for chunk in _chunks(log.path, on_bytes):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for text in lines:
+                number += 1
                 yield Line(number, text)
-                if number % LINES_PER_REPORT == 0:
-                    position = file.tell()
-                    on_bytes(position - reported)
-                    reported = position
-        except (EOFError, OSError, lzma.LZMAError, gzip.BadGzipFile):
-            yield Line(number + 1, None)
-        on_bytes(log.size_bytes - reported)
+    except (EOFError, OSError, zlib.error, lzma.LZMAError):
+        yield Line(number + 1, None)
+        return
+    if rest:
+        yield Line(number + 1, rest)
 
 
 def _files_at(path: Path) -> list[Path]:
@@ -76,9 +99,36 @@ def _files_at(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*.jsonl*") if file.name.endswith(ENDINGS))
 
 
-def _decompressed(file: io.BufferedReader, name: str) -> io.BufferedReader:
-    if name.endswith(".xz"):
-        return io.BufferedReader(lzma.LZMAFile(file), 1 << 20)
-    if name.endswith(".gz"):
-        return io.BufferedReader(gzip.GzipFile(fileobj=file), 1 << 20)
-    return file
+def _chunks(path: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+    """Yield a file's content in pieces; what stands before a break is given out before it."""
+    raw = _raw_chunks(path, on_bytes)
+    new_decompressor = DECOMPRESSORS.get(path.suffix)
+    return raw if new_decompressor is None else _decompressed(raw, new_decompressor)
+
+
+def _raw_chunks(path: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while raw := file.read(CHUNK_BYTES):
+            on_bytes(len(raw))
+            yield raw
+
+
+def _decompressed(
+    chunks: Iterable[bytes], new_decompressor: Callable[[], Decompressor]
+) -> Iterator[bytes]:
+    """Yield the content of one archive, or of several joined to one file.
+
+    Raises EOFError where the last one is not whole.
+    """
+    decompressor = new_decompressor()
+    whole = True
+    for chunk in chunks:
+        rest = chunk
+        while rest:
+            yield decompressor.decompress(rest)
+            whole = decompressor.eof
+            rest = decompressor.unused_data
+            if whole:
+                decompressor = new_decompressor()
+    if not whole:
+        raise EOFError
