@@ -26,3 +26,12 @@ def matches(clause: Clause, name: str) -> bool:
     if kind == "and":
         return all(matches(part, name) for part in argument)
     return _TESTS[kind](name, argument)
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """Return the name, then the one with its date written apart: "gpt-5.2-20251211" is dated."""
+    dashed = _COMPACT_DATE.sub(r"-\1-\2-\3", name)
+    return (name,) if dashed == name else (name, dashed)
+
+
+_COMPACT_DATE = re.compile(r"-(20\d{2})(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(?=-|:|$)")

@@ -7,6 +7,8 @@ from decimal import Decimal, InvalidOperation
 from tuppence.errors import InvalidMoney
 
 NANOS_PER_DOLLAR = 1_000_000_000
+NANO_DIGITS = 10
+"""Decimal places below which an amount is less than half a nano-dollar."""
 MAX_NANOS = 2**63 - 1
 """What a BIGINT column holds: about 9.2 billion dollars."""
 
@@ -44,6 +46,8 @@ def to_nanos(dollars: Money, *, field: str = "amount") -> int:
         raise _invalid(field, dollars, "is negative")
     if amount > MAX_NANOS // NANOS_PER_DOLLAR:
         raise _invalid(field, dollars, "is larger than the ledger can hold ($9.2 billion)")
+    if amount.adjusted() < -NANO_DIGITS:
+        return 0  # less than half a nano-dollar; 1e-999999999 would make an endless fraction
     numerator, denominator = amount.as_integer_ratio()
     return round_half_even(numerator * NANOS_PER_DOLLAR, denominator)
 

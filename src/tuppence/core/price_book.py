@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from tuppence.core.model_match import Clause, matches
+from tuppence.core.model_match import Clause, matches, spellings
 from tuppence.core.prices import Ancestors, Cost, Price, Rates, TieredRate
 from tuppence.core.usage import STANDARD_TERMS, Terms, Usage
 
@@ -193,15 +193,17 @@ class Timeline:
         if len(asked) > 1:
             return None  # no provider sells fast batch or the like: no price is known
         if asked:
-            overrides = self._variant_rates(asked[0], at_seconds, set(corrected))
+            rows = [row for row in self.listed.variants if row.when == (asked[0],)]
+            overrides = _variant_rates(rows, at_seconds, set(corrected))
             factor = self._rule_multiplier(terms, asked[0][0])
-            if not overrides and factor is None:
+            if factor is None and not any(row.holds_at(at_seconds) for row in rows):
                 return None
-            for unit in rates:
+            affected = _affected_units(rows, rates)
+            for unit, rate in standard.items():
                 if unit in overrides:
                     rates[unit] = overrides[unit]
-                elif factor is not None and unit.endswith("_tokens"):
-                    rates[unit] = rates[unit].times(factor)
+                elif factor is not None and unit in affected:
+                    rates[unit] = rate.times(factor)
         if terms.inference_geo:
             uplift = self._rule_multiplier(terms, "inference_geo")
             if uplift is None:
@@ -210,18 +212,6 @@ class Timeline:
                 unit: rate.times(uplift) if unit.endswith("_tokens") else rate
                 for unit, rate in rates.items()
             }
-        return rates
-
-    def _variant_rates(
-        self, term: tuple[str, str], at_seconds: int, corrected: set[str]
-    ) -> dict[str, TieredRate]:
-        """Return the list's own rates for the terms; a corrected unit's variant is void with it."""
-        rates: dict[str, TieredRate] = {}
-        for row in self.listed.variants:
-            if row.when == (term,) and row.holds_at(at_seconds):
-                for unit, rate in row.rates.items():
-                    if unit not in corrected:
-                        rates.setdefault(unit, rate)
         return rates
 
     def _rule_multiplier(self, terms: Terms, term: str) -> Fraction | None:
@@ -240,18 +230,44 @@ class Timeline:
     ) -> TieredRate:
         """Return the contract's rate on the terms and in all tiers.
 
-        Where a list price exists, its tiers and terms keep their proportion to it; a contract for a
-        model without one is flat, with the provider's rules for the terms.
+        Where a list price exists for the unit, or else for the unit that it is a case of, its tiers
+        and terms keep their proportion to it; otherwise the contract is flat, with the provider's
+        rules for the terms.
         """
-        listed = standard.get(contract.unit)
-        if listed is not None and listed.base:
-            return rates[contract.unit].times(contract.rate / listed.base)
+        units = (contract.unit, *self._ancestors.get(contract.unit, ()))
+        unit = next((unit for unit in units if unit in standard), None)
+        if unit is not None and standard[unit].base:
+            return rates[unit].times(contract.rate / standard[unit].base)
         rate = TieredRate(contract.rate)
         for term in TERM_NAMES:
             factor = self._rule_multiplier(terms, term) if getattr(terms, term) else None
             if factor is not None and contract.unit.endswith("_tokens"):
                 rate = rate.times(factor)
         return rate
+
+
+def _variant_rates(
+    rows: Iterable[ListRow], at_seconds: int, corrected: set[str]
+) -> dict[str, TieredRate]:
+    """Return the list's own rates for some terms; a corrected unit's rate is void with it."""
+    rates: dict[str, TieredRate] = {}
+    for row in rows:
+        if row.holds_at(at_seconds):
+            for unit, rate in row.rates.items():
+                if unit not in corrected:
+                    rates.setdefault(unit, rate)
+    return rates
+
+
+def _affected_units(rows: Sequence[ListRow], rates: Mapping[str, TieredRate]) -> set[str]:
+    """Return the units whose rates the terms change.
+
+    Those that the list's rows for these terms name, whatever their dates: what such a row leaves
+    out keeps its standard rate (cached input of Gemini 2.5 in batches). All tokens without a row.
+    """
+    if rows:
+        return {unit for row in rows for unit in row.rates}
+    return {unit for unit in rates if unit.endswith("_tokens")}
 
 
 class PriceBook:
@@ -305,7 +321,12 @@ class PriceBook:
         return self._aliases.get(model.lower(), model)
 
     def price(
-        self, model: str, at_seconds: int, *, provider: str | None = None, terms: Terms = STANDARD_TERMS
+        self,
+        model: str,
+        at_seconds: int,
+        *,
+        provider: str | None = None,
+        terms: Terms = STANDARD_TERMS,
     ) -> Price | None:
         """Return the price that holds for the model; None when none is known ("unpriced")."""
         timeline = self.timeline(model, provider)
@@ -336,11 +357,12 @@ class PriceBook:
     def _find(self, model: str, provider: str | None) -> Timeline | None:
         name = _bare_name(self.real_model(model))
         listed = self._listed(name, provider)
+        served_by = provider or (listed.provider if listed else "")
+        names = {self._plain_name(name), self._plain_name(listed.model if listed else name)}
         contracts = [
             row
             for row in self._contracts
-            if _bare_name(row.model) in {name, listed.model if listed else name}
-            and (not row.provider or row.provider == (provider or (listed and listed.provider) or ""))
+            if self._plain_name(row.model) in names and row.provider in {"", served_by}
         ]
         if listed is None and not contracts:
             return None
@@ -365,10 +387,17 @@ class PriceBook:
         return None
 
     def _match(self, name: str, provider: str) -> ListedModel | None:
-        for listed in self._models.get(provider, ()):
-            if matches(listed.match, name):
-                return listed
+        for spelling in spellings(name):
+            for listed in self._models.get(provider, ()):
+                if matches(listed.match, spelling):
+                    return listed
         return None
+
+    def _plain_name(self, model: str) -> str:
+        """Return the name that contracts are compared by, without "anthropic/" before it."""
+        name = _bare_name(self.real_model(model))
+        prefix, slash, rest = name.partition("/")
+        return rest if slash and prefix in self._models else name
 
     def _providers_of(self, name: str) -> list[str]:
         return [provider for provider, clause in self._provider_matches if matches(clause, name)]

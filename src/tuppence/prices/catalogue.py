@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,9 @@ from tuppence.settings import load_settings
 
 OVERLAY_PATH = Path(__file__).parent.parent / "data" / "price_overlay.toml"
 CACHE_FORMAT = 1
+MAX_DOLLARS = 1_000_000_000
+MAX_DIGITS = 40
+"""What the ledger's column holds of a price."""
 
 
 def load_price_book(cache_directory: Path | None = None) -> PriceBook:
@@ -42,14 +46,23 @@ def rate_from_dollars(price_key: str, dollars: object, *, field: str) -> Fractio
     Raises InvalidPrice for anything but a finite number of 0 or more.
     """
     try:
-        amount = Fraction(str(dollars))
-    except (ValueError, ZeroDivisionError):
-        amount = Fraction(-1)
-    if amount < 0:
+        amount = Decimal(str(dollars))
+    except InvalidOperation:
+        amount = Decimal(-1)
+    # The bounds come before the fraction: 1e-999999999 would take minutes to write out.
+    if (
+        not amount.is_finite()
+        or not 0 <= amount <= MAX_DOLLARS
+        or (amount and amount.adjusted() < -MAX_DIGITS)
+        or len(str(dollars)) > MAX_DIGITS
+    ):
         raise InvalidPrice(
-            "is not a price", field=field, value=dollars, remedy="give dollars of 0 or more, as 2.50"
+            "is not a price",
+            field=field,
+            value=dollars,
+            remedy=f"give dollars from 0 to {MAX_DOLLARS:,}, as 2.50",
         )
-    return amount * NANOS_PER_DOLLAR / units_per_price(price_key)
+    return Fraction(amount) * NANOS_PER_DOLLAR / units_per_price(price_key)
 
 
 def units_per_price(price_key: str) -> int:
@@ -193,7 +206,9 @@ class _Shelves(Mapping[str, Sequence[ListedModel]]):
 def _standard_rows(model: Mapping[str, Any]) -> tuple[ListRow, ...]:
     rows = tuple(_row(row) for row in model["standard"])
     if model["id"].endswith(":free") and not any(row.rates for row in rows):
-        return (ListRow({unit: TieredRate(Fraction(0)) for unit in ("input_tokens", "output_tokens")}),)
+        return (
+            ListRow({unit: TieredRate(Fraction(0)) for unit in ("input_tokens", "output_tokens")}),
+        )
     return rows
 
 
@@ -220,7 +235,9 @@ def _overlay_rate(price_key: str, value: Any) -> TieredRate:
     tiers = sorted((int(above), price) for above, price in value["above"].items())
     return TieredRate(
         rate_from_dollars(price_key, value["base"], field=price_key),
-        tuple((above, rate_from_dollars(price_key, price, field=price_key)) for above, price in tiers),
+        tuple(
+            (above, rate_from_dollars(price_key, price, field=price_key)) for above, price in tiers
+        ),
     )
 
 
