@@ -162,7 +162,7 @@ def _read_log(
         if text is None:
             result.add_malformed(f"{log.path}:{number}", "the file breaks off")
             continue
-        if text.isspace():
+        if not text or text.isspace():
             continue
         result.lines += 1
         try:
