@@ -38,6 +38,19 @@ class Usage:
     other_units: tuple[tuple[str, int], ...] = ()
 
     @property
+    def token_counts(self) -> tuple[int, int, int, int, int, int, int]:
+        """The counts of all token classes, in the order of their fields."""
+        return (
+            self.input_tokens,
+            self.cache_write_5m_tokens,
+            self.cache_write_1h_tokens,
+            self.cache_write_other_tokens,
+            self.cache_read_tokens,
+            self.output_tokens,
+            self.reasoning_tokens,
+        )
+
+    @property
     def prompt_tokens(self) -> int:
         """All plain, written and read input tokens: what context tiers are decided on."""
         return (
@@ -55,8 +68,9 @@ class Usage:
 
     def check(self) -> Usage:
         """Return self; raise InvalidUsage when a count is negative, fractional or absurd."""
-        for name in TOKEN_FIELDS:
-            check_count(name, getattr(self, name))
+        for name, value in zip(TOKEN_FIELDS, self.token_counts, strict=True):
+            if type(value) is not int or not 0 <= value <= MAX_COUNT:
+                check_count(name, value)
         if self.reasoning_tokens > self.output_tokens:
             raise InvalidUsage(
                 f"is more than output_tokens={self.output_tokens}, which include it",

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
+
 from tuppence.core.attribution import Attribution
 from tuppence.core.money import MAX_NANOS
 from tuppence.core.periods import MICROS_PER_HOUR, MICROS_PER_SECOND
@@ -74,6 +76,9 @@ LOG_COLUMNS = ("id", *(name for name, _ in USAGE_ROWS.columns))
 
 HOURLY = _roll_up("usage_hourly", "hour", "attribution_ref", "model_ref")
 DAILY = _roll_up("usage_daily", "day", "attribution_ref", "model_ref")
+HOURLY_BY_PROJECT = _roll_up(
+    "usage_hourly_by_project", "hour", "team_ref", "project_ref", "model_ref"
+)
 DAILY_BY_PROJECT = _roll_up(
     "usage_daily_by_project", "day", "team_ref", "project_ref", "model_ref"
 )
@@ -152,13 +157,7 @@ def rows_of(call: Call, book: PriceBook) -> list[UsageRow]:
             1 if first else 0,
             1 if cost is None else 0,
             1 if first and not call.output_complete else 0,
-            usage.input_tokens,
-            usage.cache_write_5m_tokens,
-            usage.cache_write_1h_tokens,
-            usage.cache_write_other_tokens,
-            usage.cache_read_tokens,
-            usage.output_tokens,
-            usage.reasoning_tokens,
+            *usage.token_counts,
             *(cost or NO_COST),
         )
         if cost is not None and cost.total_nanos > MAX_NANOS:
@@ -278,15 +277,21 @@ def roll_up(tx: Transaction, dictionary: Dictionary, rows: Iterable[NumberedRow]
     for row in rows:
         hours[row[0] // MICROS_PER_HOUR, row[1], row[3]].append(row[MEASURES])
     hourly = {key: _sum(measures) for key, measures in hours.items()}
-    daily: dict[tuple[int, ...], list[Measures]] = defaultdict(list)
-    by_project: dict[tuple[int, ...], list[Measures]] = defaultdict(list)
-    for (hour, attribution, model), total in hourly.items():
-        day = hour // HOURS_PER_DAY
-        daily[day, attribution, model].append(total)
-        by_project[day, *dictionary.team_and_project(attribution), model].append(total)
     _add_to(tx, HOURLY, hourly)
-    _add_to(tx, DAILY, {key: _sum(measures) for key, measures in daily.items()})
-    _add_to(tx, DAILY_BY_PROJECT, {key: _sum(parts) for key, parts in by_project.items()})
+    _add_to(tx, DAILY, _by_day(hourly))
+    parts: dict[tuple[int, ...], list[Measures]] = defaultdict(list)
+    for (hour, attribution, model), total in hourly.items():
+        parts[hour, *dictionary.team_and_project(attribution), model].append(total)
+    by_project = {key: _sum(measures) for key, measures in parts.items()}
+    _add_to(tx, HOURLY_BY_PROJECT, by_project)
+    _add_to(tx, DAILY_BY_PROJECT, _by_day(by_project))
+
+
+def _by_day(hourly: Mapping[tuple[int, ...], Measures]) -> dict[tuple[int, ...], Measures]:
+    days: dict[tuple[int, ...], list[Measures]] = defaultdict(list)
+    for (hour, *key), total in hourly.items():
+        days[hour // HOURS_PER_DAY, *key].append(total)
+    return {key: _sum(measures) for key, measures in days.items()}
 
 
 def _add_to(
@@ -344,10 +349,10 @@ def fingerprints(tx: Transaction, keys: Iterable[bytes | None]) -> Fingerprints:
 def _fingerprint(call: Call, part: MeteredPart) -> int:
     """Return 63 bits over what makes a repeated call the same call; not its time."""
     usage = part.usage
-    counts = (usage.input_tokens, usage.cache_write_5m_tokens, usage.cache_write_1h_tokens,
-              usage.cache_write_other_tokens, usage.cache_read_tokens, usage.output_tokens)
-    text = f"{(*call.attribution,)}{call.provider}{part.model}{counts}{usage.other_units}{(*part.terms,)}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    payload = msgspec.msgpack.encode(
+        (call.attribution, call.provider, part.model, usage.token_counts, usage.other_units, part.terms)
+    )
+    return int.from_bytes(hashlib.blake2b(payload, digest_size=8).digest(), "big") >> 1
 
 
 def _digest16(text: str) -> bytes:

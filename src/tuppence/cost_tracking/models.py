@@ -174,6 +174,20 @@ class DailyUsage(Measures, Base):
     model_ref: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
 
 
+class HourlyProjectUsage(Measures, Base):
+    """Roll-up: hour x team x project x model, without people: for the edges of large reports.
+
+    A reference of 0 stands for calls without a team or project.
+    """
+
+    __tablename__ = "usage_hourly_by_project"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+    hour: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    team_ref: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    project_ref: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    model_ref: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+
+
 class DailyProjectUsage(Measures, Base):
     """Roll-up: day x team x project x model, without people: few rows for large reports.
 

@@ -61,8 +61,8 @@ class UsageRecord(AttributionRecord, total=False):
     """False where the output was counted before it ended."""
 
 
-_ATTRIBUTION_FIELDS = AttributionRecord.__annotations__.keys()
-_USAGE_FIELDS = UsageRecord.__annotations__.keys()
+_ATTRIBUTION_FIELDS = AttributionRecord.__optional_keys__
+_USAGE_FIELDS = UsageRecord.__optional_keys__
 _COUNTS = (
     "input_tokens",
     "cache_write_5m_tokens",
@@ -120,15 +120,16 @@ def call_of_response(
     ).check()
 
 
-def _refuse_unknown(record: Mapping[str, Any], known: Any) -> None:
-    for name in record:
-        if name not in known:
-            raise InvalidInput(
-                "is not a field of a usage record",
-                field=name,
-                value=record[name],
-                remedy=f"choose from {', '.join(sorted(known))}",
-            )
+def _refuse_unknown(record: Mapping[str, Any], known: frozenset[str]) -> None:
+    if record.keys() <= known:
+        return
+    name = min(record.keys() - known)
+    raise InvalidInput(
+        "is not a field of a usage record",
+        field=name,
+        value=record[name],
+        remedy=f"choose from {', '.join(sorted(known))}",
+    )
 
 
 def _usage(record: UsageRecord) -> Usage:

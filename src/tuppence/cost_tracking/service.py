@@ -14,6 +14,7 @@ from tuppence.core.money import Money, round_half_even, to_dollars, to_nanos
 from tuppence.core.periods import Span, from_micros, load_zone
 from tuppence.cost_tracking.booking import LOG_COLUMNS, Booked, Call
 from tuppence.cost_tracking.budgets import Budget, NewBudget
+from tuppence.cost_tracking.collector import paused_collector
 from tuppence.cost_tracking.ledger import Ledger, utc_now
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.models import APIUsageLog, CostBudget
@@ -84,7 +85,8 @@ class CostTrackingService:
 
     def log_many(self, records: Iterable[UsageRecord]) -> Booked:
         """Book many calls in one transaction: all of them or, on an error, none."""
-        return self.ledger.book([self._call(record) for record in records])
+        with paused_collector():
+            return self.ledger.book([self._call(record) for record in records])
 
     def get_cost_summary(
         self,

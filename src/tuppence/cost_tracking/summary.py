@@ -39,7 +39,7 @@ class Dimension(NamedTuple):
     names: str | None
     name_column: str = "name"
     needs: str = "project"
-    """The smallest table that knows it: "project" (daily by project), "attribution" or "raw"."""
+    """The smallest table that knows it: "project" (roll-ups by project), "attribution" or "raw"."""
 
 
 DIMENSIONS: Mapping[str, Dimension] = {
@@ -173,11 +173,10 @@ def _table(query: SummaryQuery, piece: Piece) -> tuple[str, str, bool]:
     """Return (table, its column of time, whether attributions have to be joined)."""
     if piece.kind == "raw":
         return "api_usage_log", "occurred_at_micros", True
-    if piece.kind == "hour":
-        return "usage_hourly", "hour", True
+    table = {"hour": "usage_hourly", "day": "usage_daily"}[piece.kind]
     if _least_table(query) == "project":
-        return "usage_daily_by_project", "day", False
-    return "usage_daily", "day", True
+        return f"{table}_by_project", piece.kind, False
+    return table, piece.kind, True
 
 
 def _column(name: str, *, joined: bool) -> str:

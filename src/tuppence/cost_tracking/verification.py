@@ -21,6 +21,11 @@ ROLL_UPS = {
         "day, attribution_ref, model_ref",
         f"occurred_at_micros / {MICROS_PER_DAY}, attribution_ref, model_ref",
     ),
+    "usage_hourly_by_project": (
+        "hour, team_ref, project_ref, model_ref",
+        f"occurred_at_micros / {MICROS_PER_HOUR}, COALESCE(a.team_ref, 0), "
+        "COALESCE(a.project_ref, 0), model_ref",
+    ),
     "usage_daily_by_project": (
         "day, team_ref, project_ref, model_ref",
         f"occurred_at_micros / {MICROS_PER_DAY}, COALESCE(a.team_ref, 0), "

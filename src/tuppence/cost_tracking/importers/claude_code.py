@@ -9,9 +9,7 @@ The same rules as ccusage 20 (crates/ccusage/src/adapter/claude/daily.rs).
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -24,6 +22,7 @@ import msgspec
 from tuppence.core.attribution import Attribution
 from tuppence.core.periods import to_micros
 from tuppence.cost_tracking.booking import Call, key_of_caller, key_of_response
+from tuppence.cost_tracking.collector import paused_collector
 from tuppence.cost_tracking.importers.log_files import LogFile, find_logs, read_lines
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.cost_tracking.measures import Measures
@@ -116,7 +115,7 @@ def import_claude_code(
     """
     given = Attribution(team_id=team_id, user_id=user_id, project_id=project_id).check()
     result = ImportResult()
-    with _without_collector():
+    with paused_collector():
         answers: dict[object, _Answer] = {}
         for log in find_logs(paths):
             result.files += 1
@@ -136,18 +135,6 @@ def _book(ledger: Ledger, calls: Sequence[Call], result: ImportResult) -> None:
         result.duplicates += booked.duplicates
         result.amended += booked.amended
         result.measures = result.measures.plus(booked.measures)
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Keep Python from searching for cycles among rows that are all in use: a quarter faster."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _read_log(
