@@ -7,12 +7,16 @@ classes, but importing it takes longer than a whole report may (docs/adr/0001-dr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_CREDENTIALS = re.compile(r"(?<=://)([^:/@]*):.*@")
+_PASSWORD_PARAMETER = re.compile(r"(?i)(?<=[?&])((?:ssl)?password=)[^&]*")
 
 Row = tuple[Any, ...]
 Kind = Literal["bigint", "text", "bytea"]
@@ -30,6 +34,11 @@ class BulkInsert:
     def column_list(self) -> str:
         """The column names as SQL."""
         return ", ".join(name for name, _ in self.columns)
+
+
+def without_password(url: str) -> str:
+    """Return a database's URL as it may be shown."""
+    return _PASSWORD_PARAMETER.sub(r"\1***", _CREDENTIALS.sub(r"\1@", url))
 
 
 class Transaction(Protocol):

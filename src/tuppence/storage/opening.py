@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 from pathlib import Path
 
 from tuppence.errors import InvalidInput, SchemaMismatch
-from tuppence.storage.database import Database, Transaction
+from tuppence.storage.database import Database, Transaction, without_password
 from tuppence.storage.sqlite import SqliteDatabase
 
 SCHEMA_REVISION = "0001"
 """The migration that this version of tuppence works with (storage/migrations/versions)."""
 
+SCHEMA_LOCK = 7_488_116
+"""The advisory lock under which a PostgreSQL schema is made or changed."""
+
 DDL_DIRECTORY = Path(__file__).parent / "ddl"
+MIGRATIONS_DIRECTORY = Path(__file__).parent / "migrations" / "versions"
 
 _POSTGRESQL = re.compile(r"^postgres(ql)?(\+\w+)?://")
 _SQLITE = re.compile(r"^sqlite(\+\w+)?://")
@@ -25,13 +28,27 @@ def open_database(url: str) -> Database:
     Raises InvalidInput for a URL of another kind of database, DatabaseUnreachable, SchemaMismatch.
     """
     database = connect(url)
-    revision = database.read(partial(_revision, dialect=dialect_of(database)))
-    if revision is None:
-        database.run(_create_schema, dialect_of(database))
-    elif revision != SCHEMA_REVISION:
+    try:
+        revision = revision_of(database)
+        if revision is None:
+            database.run(_create_schema, dialect_of(database))
+        else:
+            _refuse_other(url, revision)
+    except BaseException:
         database.close()
-        raise _mismatch(url, revision)
+        raise
     return database
+
+
+def revision_of(database: Database) -> str | None:
+    """Return the revision of a database's schema; None for a database without one."""
+    return database.read(_revision, dialect_of(database))
+
+
+def refuse_unknown(url: str, revision: str) -> None:
+    """Raise SchemaMismatch for a revision that this version of tuppence cannot upgrade from."""
+    if revision not in _known_revisions():
+        raise _mismatch(url, revision)
 
 
 def connect(url: str) -> Database:
@@ -47,7 +64,7 @@ def connect(url: str) -> Database:
         raise InvalidInput(
             "is not a database that tuppence keeps its ledger in",
             field="database",
-            value=url,
+            value=without_password(url),
             remedy="give sqlite:///path, a file's path, or postgresql://user@host/name",
         )
     return SqliteDatabase(url)
@@ -58,14 +75,17 @@ def dialect_of(database: Database) -> str:
     return "sqlite" if database.url.startswith("sqlite") else "postgresql"
 
 
+_VERSION_TABLE = {
+    "sqlite": "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'",
+    # Not to_regclass: it may answer from a cache older than another process's commit.
+    "postgresql": "SELECT 1 FROM pg_class WHERE relname = 'alembic_version' AND relkind = 'r' "
+    "AND pg_table_is_visible(oid)",
+}
+
+
 def _revision(transaction: Transaction, dialect: str) -> str | None:
     """Return the schema's revision; None in an empty database."""
-    catalogue = (
-        "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"
-        if dialect == "sqlite"
-        else "SELECT 1 WHERE to_regclass('alembic_version') IS NOT NULL"
-    )
-    if not transaction.rows(catalogue):
+    if not transaction.rows(_VERSION_TABLE[dialect]):
         return None
     revisions = transaction.rows("SELECT version_num FROM alembic_version")
     return str(revisions[0][0]) if revisions else None
@@ -74,7 +94,7 @@ def _revision(transaction: Transaction, dialect: str) -> str | None:
 def _create_schema(transaction: Transaction, dialect: str) -> None:
     """Create all tables; do nothing where another process has just done so."""
     if dialect == "postgresql":
-        transaction.rows("SELECT pg_advisory_xact_lock(7488116)::text")
+        transaction.rows(f"SELECT pg_advisory_xact_lock({SCHEMA_LOCK})::text")
     if _revision(transaction, dialect) is not None:
         return
     script = (DDL_DIRECTORY / f"{dialect}.sql").read_text(encoding="utf-8")
@@ -83,12 +103,20 @@ def _create_schema(transaction: Transaction, dialect: str) -> None:
             transaction.execute(statement)
 
 
+def _refuse_other(url: str, revision: str) -> None:
+    if revision != SCHEMA_REVISION:
+        raise _mismatch(url, revision)
+
+
 def _mismatch(url: str, revision: str) -> SchemaMismatch:
-    known = sorted(path.stem[:4] for path in (Path(__file__).parent / "migrations" / "versions").glob("0*.py"))
-    newer = revision not in known
+    newer = revision not in _known_revisions()
     return SchemaMismatch(
         f"has the schema {revision}, this version works with {SCHEMA_REVISION}",
         field="database",
-        value=url,
+        value=without_password(url),
         remedy="install a newer tuppence" if newer else "run: tuppence database upgrade",
     )
+
+
+def _known_revisions() -> set[str]:
+    return {path.stem[:4] for path in MIGRATIONS_DIRECTORY.glob("[0-9]*.py")}

@@ -13,8 +13,8 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from tuppence.errors import DatabaseUnreachable
-from tuppence.storage.database import BulkInsert, Kind, Row, Transaction
+from tuppence.errors import DatabaseUnreachable, InvalidInput
+from tuppence.storage.database import BulkInsert, Kind, Row, Transaction, without_password
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class PostgresqlDatabase:
     """A PostgreSQL database, reached through a pool of connections."""
 
     def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
+        self._conninfo = _readable(conninfo)
         self._lock = threading.Lock()
         self._opened: ConnectionPool[psycopg.Connection[Row]] | None = None
         self._process = os.getpid()
@@ -124,7 +124,7 @@ class PostgresqlDatabase:
             raise DatabaseUnreachable(
                 f"the server does not answer as it should ({' '.join(str(error).split())})",
                 field="database",
-                value=_without_password(self._conninfo),
+                value=without_password(self._conninfo),
                 remedy="check DATABASE_URL and that the server runs",
             ) from error
 
@@ -133,11 +133,28 @@ class PostgresqlDatabase:
             if self._opened is None or self._process != os.getpid():
                 self._process = os.getpid()
                 # The first connection is made here, so that a wrong address is told at once.
-                psycopg.connect(self._conninfo, connect_timeout=int(CONNECT_TIMEOUT_SECONDS)).close()
+                psycopg.connect(
+                    self._conninfo, connect_timeout=int(CONNECT_TIMEOUT_SECONDS)
+                ).close()
                 self._opened = ConnectionPool(
                     self._conninfo, min_size=1, max_size=MAX_CONNECTIONS, open=True
                 )
             return self._opened
+
+
+def _readable(conninfo: str) -> str:
+    """Return a URL that the driver can read; its own error would show the password."""
+    try:
+        psycopg.conninfo.conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        raise InvalidInput(
+            "is not a URL that PostgreSQL's driver can read",
+            field="database",
+            value=without_password(conninfo),
+            remedy="write postgresql://user:password@host:5432/name; in the password, "
+            "%40 for @ and %2F for /",
+        ) from None
+    return conninfo
 
 
 @lru_cache(maxsize=256)
@@ -168,10 +185,3 @@ def _array(kind: Kind, values: Sequence[Any]) -> str:
 def _quoted(text: str) -> str:
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
-
-
-def _without_password(conninfo: str) -> str:
-    head, at, tail = conninfo.rpartition("@")
-    scheme, slashes, credentials = head.partition("://")
-    user = credentials.partition(":")[0]
-    return f"{scheme}{slashes}{user}{at}{tail}" if at else conninfo

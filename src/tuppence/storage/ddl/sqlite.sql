@@ -176,6 +176,30 @@ CREATE TABLE usage_hourly (
     CONSTRAINT pk_usage_hourly PRIMARY KEY (hour, attribution_ref, model_ref)
 )
  WITHOUT ROWID;
+CREATE TABLE usage_hourly_by_project (
+    hour INTEGER NOT NULL,
+    team_ref INTEGER NOT NULL,
+    project_ref INTEGER NOT NULL,
+    model_ref INTEGER NOT NULL,
+    request_count BIGINT NOT NULL,
+    unpriced_count BIGINT NOT NULL,
+    incomplete_count BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    cache_write_5m_tokens BIGINT NOT NULL,
+    cache_write_1h_tokens BIGINT NOT NULL,
+    cache_write_other_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    input_cost_nanos BIGINT NOT NULL,
+    cache_write_cost_nanos BIGINT NOT NULL,
+    cache_read_cost_nanos BIGINT NOT NULL,
+    output_cost_nanos BIGINT NOT NULL,
+    other_cost_nanos BIGINT NOT NULL,
+    cache_savings_nanos BIGINT NOT NULL,
+    CONSTRAINT pk_usage_hourly_by_project PRIMARY KEY (hour, team_ref, project_ref, model_ref)
+)
+ WITHOUT ROWID;
 CREATE TABLE attributions (
     id INTEGER NOT NULL,
     digest BLOB NOT NULL,
@@ -212,6 +236,6 @@ CREATE TABLE attribution_tags (
 );
 CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL,
-    PRIMARY KEY (version_num)
+    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
 INSERT INTO alembic_version (version_num) VALUES ('0001');

@@ -1,0 +1,1 @@
+"""The migrations, numbered in their order; a released one is never edited."""
