@@ -180,6 +180,13 @@ def test_a_lower_price_eaten_by_the_tokenizer_is_no_saving(ledger: Ledger) -> No
     assert _suggestions(ledger) == []
 
 
+def test_a_part_of_a_call_is_no_call_to_move(ledger: Ledger) -> None:
+    """What a provider ran inside a call on a model of its choice is not for the caller to move."""
+    parts = (MeteredPart(SONNET, SMALL), MeteredPart("claude-opus-4-8", Usage(output_tokens=10**5)))
+    ledger.book([Call(to_micros(NOON), Attribution(), None, parts)])
+    assert _suggestions(ledger) == []
+
+
 def test_no_call_is_moved_twice(ledger: Ledger) -> None:
     """A simple call of an old Sonnet goes to Haiku, the others to the new Sonnet (1.3 x 2/10)."""
     ledger.book(_calls(500, "claude-sonnet-4-5", MIDDLE, task_complexity="simple"))
@@ -284,6 +291,13 @@ def test_caching_is_not_suggested_where_it_might_not_pay(
     """Rare calls, small prompts, caching in use, or no way to ask for it: nothing to enable."""
     ledger.book(_calls(40, model, usage, every=timedelta(minutes=minutes)))
     assert "enable_caching" not in _savings(ledger)
+
+
+def test_caching_saves_nothing_where_input_is_free(ledger: Ledger) -> None:
+    """A contract that bills output only leaves nothing to save by caching input."""
+    ledger.set_price(SONNET, {"input_mtok": 0}, starts_at=datetime(2026, 11, 1, tzinfo=UTC))
+    ledger.book(_calls(40, SONNET, Usage(input_tokens=10_000, output_tokens=10)))
+    assert _suggestions(ledger) == []
 
 
 def test_wasted_cache_writes_are_named(ledger: Ledger) -> None:

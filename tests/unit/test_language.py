@@ -6,11 +6,10 @@ import ast
 import string
 import subprocess
 import sys
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import pytest
-from babel.messages.mofile import write_mo
+from babel.messages.mofile import read_mo
 from babel.messages.pofile import read_po
 
 from tests.conftest import REPOSITORY
@@ -46,10 +45,13 @@ def _placeholders(text: str) -> list[str]:
 
 
 def test_compiled_catalogue_is_what_the_source_says() -> None:
-    """The .mo file in the repository must be the .po file beside it, compiled."""
-    mo_file = BytesIO()
-    write_mo(mo_file, _catalogue())
-    assert mo_file.getvalue() == PO_PATH.with_suffix(".mo").read_bytes()
+    """The .mo file in the repository must hold the messages of the .po file beside it."""
+    with PO_PATH.with_suffix(".mo").open("rb") as file:
+        compiled = read_mo(file)
+    # The header names the version of Babel, which may change without a translation changing.
+    assert {one.id: one.string for one in compiled if one.id} == {
+        one.id: one.string for one in _catalogue() if one.id
+    }
 
 
 def test_no_marked_text_is_untranslated() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from tuppence.core.periods import MICROS_PER_HOUR
+from tuppence.core.prices import Price
 from tuppence.core.usage import Usage
+from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.summary import UNATTRIBUTED, SummaryRow
 from tuppence.insights.calls import Calls, card_of_average
 from tuppence.insights.model_facts import minimum_cacheable_tokens
@@ -42,12 +44,13 @@ GroupKey = tuple[str, ...]
 
 def suggest_enabling(calls: Calls, groups: Sequence[SummaryRow]) -> Iterator[Suggestion]:
     """Yield a suggestion for each project and model whose large prompts are never cached."""
-    candidates = [group for group in groups if _could_cache(calls, group)]
-    hours_of = _active_hours(calls, candidates) if candidates else {}
-    for group in candidates:
+    priced = ((group, calls.price(group.keys[1], group.keys[2])) for group in groups)
+    candidates = [(group, price) for group, price in priced if price and _could_cache(group, price)]
+    hours_of = _active_hours(calls, [group for group, _price in candidates]) if candidates else {}
+    for group, price in candidates:
         hours = hours_of.get(group.keys, 0)
         if 0 < hours * LEAST_REQUESTS_PER_ACTIVE_HOUR <= group.measures.request_count:
-            saving = _saving(calls, group, hours)
+            saving = _saving(price, group.measures, hours)
             if saving > 0:
                 yield _enabling(group, hours, saving)
 
@@ -73,12 +76,10 @@ def suggest_stopping(groups: Sequence[SummaryRow]) -> Iterator[Suggestion]:
             )
 
 
-def _could_cache(calls: Calls, group: SummaryRow) -> bool:
+def _could_cache(group: SummaryRow, price: Price) -> bool:
     """Tell whether the prompts are large, hardly cached, and the price of the lifetime is known."""
-    _project, provider, model = group.keys
-    minimum = minimum_cacheable_tokens(model)
-    price = calls.price(provider, model)
-    if minimum is None or price is None or LIFETIME_RATE not in price.rates:
+    minimum = minimum_cacheable_tokens(group.keys[2])
+    if minimum is None or LIFETIME_RATE not in price.rates:
         return False
     least = max(LEAST_AVERAGE_INPUT_TOKENS, minimum * 100 // ASSUMED_REPEATED_PERCENT)
     measures = group.measures
@@ -90,17 +91,12 @@ def _could_cache(calls: Calls, group: SummaryRow) -> bool:
     )
 
 
-def _saving(calls: Calls, group: SummaryRow, hours: int) -> int:
+def _saving(price: Price, measures: Measures, hours: int) -> int:
     """Return what one write per active hour and reads after it cost less than plain input.
 
     An entry that lives an hour is written at most once per clock hour, however the requests
     are spread in it: from sums alone, nothing more favourable can be promised.
     """
-    _project, provider, model = group.keys
-    measures = group.measures
-    price = calls.price(provider, model)
-    if price is None:
-        return 0
     card = card_of_average(price, measures)
     repeated = measures.input_tokens * ASSUMED_REPEATED_PERCENT // 100
     written = -(-repeated * hours // measures.request_count)
