@@ -1,7 +1,8 @@
 """Runs the examples in the documentation: every Python block of README.md and docs/."""
 
 from collections.abc import Iterator
-from os import chdir, getcwd
+from os import chdir
+from pathlib import Path
 
 import pytest
 from sybil import Sybil
@@ -11,7 +12,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 @pytest.fixture(scope="module")
 def example_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Run the examples of a page in an empty directory, so that they may write files."""
-    before = getcwd()
+    before = Path.cwd()
     chdir(tmp_path_factory.mktemp("examples"))
     yield
     chdir(before)

@@ -26,7 +26,9 @@ def ddl(dialect: Dialect) -> str:
     statements.append(f"INSERT INTO alembic_version (version_num) VALUES ('{SCHEMA_REVISION}')")
     lines = ["-- Made by `make ddl` from the models. Do not edit."]
     for statement in statements:
-        text = "\n".join(line.rstrip().replace("\t", "    ") for line in str(statement).strip().split("\n"))
+        text = "\n".join(
+            line.rstrip().replace("\t", "    ") for line in str(statement).strip().split("\n")
+        )
         lines.append(f"{text};")
     return "\n".join(lines) + "\n"
 

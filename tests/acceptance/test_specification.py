@@ -116,7 +116,7 @@ def test_the_core_api_runs(names: dict[str, Any]) -> None:
 
 @pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
 def test_the_scenario_books_and_reports(names: dict[str, Any]) -> None:
-    """The customer-service scenario books 20 in, 100 out, 5,000 read as $0.00306, and reports it."""
+    """The scenario books 20 in, 100 out, 5,000 read as $0.00306, and reports it."""
     run(names, DATABASE_INITIALISATION, BASIC_USE, SCENARIO_BOOKING, DAILY_REPORT)
     log = names["log"]
     assert (log.total_cost, log.cache_savings) == (0.00306, 0.0135)

@@ -9,10 +9,10 @@ from typing import Any
 
 from tuppence.core.attribution import Attribution
 from tuppence.core.periods import to_micros
-from tuppence.core.price_book import ListedModel, ListRow, PriceBook
+from tuppence.core.price_book import ListedModel, ListRow, PriceBook, PriceList
 from tuppence.core.prices import TieredRate
 from tuppence.core.usage import MeteredPart, Usage
-from tuppence.cost_tracking.booking import Call, key_of_caller
+from tuppence.cost_tracking.booking import LOG_COLUMNS, Call, key_of_caller
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.models import Base
@@ -57,7 +57,7 @@ def price_book() -> PriceBook:
         for model, (provider, rates) in RATES.items()
     }
     matches = [(provider, {"equals": model}) for model, (provider, _) in RATES.items()]
-    return PriceBook(listed, provider_matches=matches, price_keys=PRICE_KEYS)
+    return PriceBook(PriceList(listed, provider_matches=matches, price_keys=PRICE_KEYS))
 
 
 def open_ledger(url: str, now: datetime = NOON) -> Ledger:
@@ -169,4 +169,5 @@ def _contents(tx: Transaction) -> dict[str, list[Row]]:
 
 def rows_of_log(ledger: Ledger) -> list[Row]:
     """Return the usage log in the order in which it was written."""
-    return ledger.database.read(lambda tx: tx.rows("SELECT * FROM api_usage_log ORDER BY id"))
+    query = f"SELECT {', '.join(LOG_COLUMNS)} FROM api_usage_log ORDER BY id"
+    return ledger.database.read(lambda tx: tx.rows(query))

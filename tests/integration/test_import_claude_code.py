@@ -186,7 +186,11 @@ def test_an_unknown_model_is_booked_unpriced(ledger: Ledger, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("make", "words"),
-    [(Path.touch, "holds no session log"), (Path.mkdir, "holds no session log"), (str, "not exist")],
+    [
+        (Path.touch, "holds no session log"),
+        (Path.mkdir, "holds no session log"),
+        (str, "not exist"),
+    ],
 )
 def test_a_path_without_logs_is_an_error(
     ledger: Ledger, tmp_path: Path, make: Any, words: str

@@ -62,7 +62,11 @@ def test_both_services_have_the_same_methods() -> None:
 def test_a_call_is_booked_and_summed(tracker: Any) -> None:
     """A booked call stands in the summary of its team with cost, counts and savings."""
     log = tracker.log_api_usage(
-        team_id="eng", model="claude-opus-5-5", input_tokens=1000, cached_tokens=9000, output_tokens=10
+        team_id="eng",
+        model="claude-opus-5-5",
+        input_tokens=1000,
+        cached_tokens=9000,
+        output_tokens=10,
     )
     assert log.total_cost_nanos == 1000 * 4000 + 9000 * 200 + 10 * 20000
     assert (log.timestamp, log.id, log.unpriced) == (NOON, 1, False)
@@ -85,11 +89,20 @@ def test_a_call_is_booked_and_summed(tracker: Any) -> None:
 
 
 def test_an_unknown_model_is_unpriced(tracker: Any) -> None:
-    """A model without a price is booked with its tokens, has no cost, and is counted as unpriced."""
+    """A model without a price is booked with its tokens, has no cost, and is counted."""
     log = tracker.log_api_usage(team_id="eng", model="acme-large-1", input_tokens=1000)
-    assert (log.total_cost, log.input_cost, log.cache_savings, log.unpriced) == (None, None, None, True)
+    assert (log.total_cost, log.input_cost, log.cache_savings, log.unpriced) == (
+        None,
+        None,
+        None,
+        True,
+    )
     (row,) = tracker.get_cost_summary(group_by="model")
-    assert (row["entity"], row["unpriced_requests"], row["input_tokens"]) == ("acme-large-1", 1, 1000)
+    assert (row["entity"], row["unpriced_requests"], row["input_tokens"]) == (
+        "acme-large-1",
+        1,
+        1000,
+    )
 
 
 def test_the_same_key_books_once(tracker: Any) -> None:
@@ -112,7 +125,11 @@ def test_a_response_is_booked_once_from_any_source(tracker: Any) -> None:
     }
     (log,) = tracker.log_response(response, provider="anthropic", team_id="eng")
     again = tracker.log_api_usage(
-        model="claude-opus-5-5", input_tokens=100, output_tokens=7, response_id="msg_1", team_id="eng"
+        model="claude-opus-5-5",
+        input_tokens=100,
+        output_tokens=7,
+        response_id="msg_1",
+        team_id="eng",
     )
     assert (again.id, log.total_cost_nanos) == (log.id, 540_000)
 
@@ -139,7 +156,11 @@ def test_many_are_booked_together_or_not_at_all(tracker: Any) -> None:
         ({"model": "m", "team": "eng"}, InvalidInput, "team='eng': is not a field"),
         ({"model": "m", "team_id": "x" * 300}, InvalidInput, "team_id=.*is not a usable name"),
         ({"model": "m", "tags": "env=prod"}, InvalidInput, "tags='env=prod': is one text"),
-        ({"model": "m", "timestamp": "today"}, InvalidInput, "timestamp='today': is not a datetime"),
+        (
+            {"model": "m", "timestamp": "today"},
+            InvalidInput,
+            "timestamp='today': is not a datetime",
+        ),
         (
             {"model": "m", "cached_tokens": 1, "cache_read_tokens": 2},
             InvalidInput,
@@ -148,7 +169,7 @@ def test_many_are_booked_together_or_not_at_all(tracker: Any) -> None:
     ],
 )
 def test_bad_usage_is_refused(tracker: Any, usage: Any, error: type[Exception], words: str) -> None:
-    """Bad counts and names are refused in one line with field, value and remedy; nothing is booked."""
+    """Bad counts and names are refused by field, value and remedy; nothing is booked."""
     with pytest.raises(error, match=words) as raised:
         tracker.log_api_usage(**usage)
     assert "\n" not in str(raised.value)

@@ -1,0 +1,1 @@
+"""Speed, as ratios beside peers and bare engines; `make bench` runs it."""

@@ -88,7 +88,7 @@ def test_one_call_at_a_time(
 
 
 def test_many_calls(tracker: CostTrackingService, figure: Callable[..., None]) -> None:
-    """log_many books at least 20,000 rows/s: priced, attributed and rolled up, on both databases."""
+    """log_many books at least 20,000 rows/s, priced and rolled up, on both databases."""
     kind = tracker.ledger.database.url.partition(":")[0].partition("+")[0]
     tracker.log_many([record(-1)])
     records = [record(number) for number in range(ROWS)]

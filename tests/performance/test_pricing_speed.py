@@ -53,9 +53,7 @@ def test_pricing_one_call(benchmark: Any, figure: Callable[..., None]) -> None:
 
     def bare() -> int:
         plain, written_5m, written_1h, read, output = rates[MODEL]
-        return (
-            1000 * plain + 2000 * written_5m + 5000 * written_1h + 10000 * read + 500 * output
-        )
+        return 1000 * plain + 2000 * written_5m + 5000 * written_1h + 10000 * read + 500 * output
 
     assert ours().total_nanos == bare()
     benchmark(ours)

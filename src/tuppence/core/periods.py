@@ -86,9 +86,16 @@ def cover(span: Span, *, by_hour: bool = False) -> list[Piece]:
     The pieces tile the span: no gap and no overlap. `by_hour` leaves out the daily rows (for
     buckets that are no UTC days).
     """
-    steps = [("hour", MICROS_PER_HOUR)] if by_hour else [("day", MICROS_PER_DAY), ("hour", MICROS_PER_HOUR)]
-    return [piece for piece in _cover(span, steps) if piece.span.start_micros != piece.span.end_micros
-            or piece.span.start_micros is None]
+    steps = (
+        [("hour", MICROS_PER_HOUR)]
+        if by_hour
+        else [("day", MICROS_PER_DAY), ("hour", MICROS_PER_HOUR)]
+    )
+    return [
+        piece
+        for piece in _cover(span, steps)
+        if piece.span.start_micros != piece.span.end_micros or piece.span.start_micros is None
+    ]
 
 
 def _cover(span: Span, steps: list[tuple[str, int]]) -> Iterator[Piece]:

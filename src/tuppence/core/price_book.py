@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from tuppence.core.model_match import Clause, matches, spellings
@@ -102,23 +102,38 @@ class ContractPrice:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """The public list with our corrections, as data."""
+
+    models: Mapping[str, Sequence[ListedModel]]
+    """The models by provider."""
+    provider_matches: Sequence[tuple[str, Clause]] = ()
+    """Which provider a model's name belongs to, in the order in which to ask."""
+    provider_fallbacks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Providers whose models a provider sells too."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Names that stand for a real model's id."""
+    rules: Sequence[TermsRule] = ()
+    ancestors: Ancestors = field(default_factory=dict)
+    price_keys: Mapping[str, str] = field(default_factory=dict)
+    """The kinds of prices that can be set ("input_mtok"), with the unit that each is for."""
+    source: str = "list"
+
+
 class Timeline:
     """All prices of one model over time. Prices are worked out once per interval and terms."""
 
     def __init__(
         self,
         listed: ListedModel,
-        *,
-        rules: Sequence[TermsRule],
-        contracts: Sequence[ContractPrice],
-        ancestors: Ancestors,
-        list_source: str,
+        price_list: PriceList,
+        contracts: Sequence[ContractPrice] = (),
     ) -> None:
         self.listed = listed
-        self._rules = [rule for rule in rules if rule.provider == listed.provider]
+        self.price_list = price_list
+        self._rules = [rule for rule in price_list.rules if rule.provider == listed.provider]
         self._contracts = sorted(contracts, key=lambda row: row.starts_at_seconds)
-        self._ancestors = ancestors
-        self._list_source = list_source
         self._hourly = [row for row in listed.standard if row.daily_seconds]
         self._starts = sorted(self._changes())
         self._known: dict[tuple[object, ...], Price | None] = {}
@@ -162,7 +177,7 @@ class Timeline:
             return None
         for unit, contract in contracts.items():
             rates[unit] = self._contract_rate(contract, standard, rates, terms)
-        sources = [self._list_source] if self.listed.standard else []
+        sources = [self.price_list.source] if self.listed.standard else []
         sources += [row.source for row in corrections]
         sources += sorted({row.source for row in contracts.values()})
         return Price(
@@ -172,7 +187,7 @@ class Timeline:
             terms=terms,
             starts_at_seconds=self._starts[interval - 1] if interval else None,
             source="; ".join(sources),
-            ancestors=self._ancestors,
+            ancestors=self.price_list.ancestors,
         )
 
     def _standard_rates(self, at_seconds: int) -> dict[str, TieredRate]:
@@ -234,7 +249,7 @@ class Timeline:
         and terms keep their proportion to it; otherwise the contract is flat, with the provider's
         rules for the terms.
         """
-        units = (contract.unit, *self._ancestors.get(contract.unit, ()))
+        units = (contract.unit, *self.price_list.ancestors.get(contract.unit, ()))
         unit = next((unit for unit in units if unit in standard), None)
         if unit is not None and standard[unit].base:
             return rates[unit].times(contract.rate / standard[unit].base)
@@ -271,54 +286,35 @@ def _affected_units(rows: Sequence[ListRow], rates: Mapping[str, TieredRate]) ->
 
 
 class PriceBook:
-    """Finds the price of a call by model name, time, terms and, where given, provider.
+    """Finds the price of a call by model name, time, terms and, where given, provider."""
 
-    `price_keys` names the kinds of prices that can be set, with the unit that each is for.
-    """
-
-    def __init__(
-        self,
-        models: Mapping[str, Sequence[ListedModel]],
-        *,
-        provider_matches: Sequence[tuple[str, Clause]] = (),
-        provider_fallbacks: Mapping[str, Sequence[str]] | None = None,
-        aliases: Mapping[str, str] | None = None,
-        rules: Sequence[TermsRule] = (),
-        ancestors: Ancestors | None = None,
-        price_keys: Mapping[str, str] | None = None,
-        list_source: str = "list",
-        contracts: Sequence[ContractPrice] = (),
-    ) -> None:
-        self._models = models
-        self._provider_matches = provider_matches
-        self._provider_fallbacks = provider_fallbacks or {}
-        self._aliases = aliases or {}
-        self._rules = rules
-        self._ancestors = ancestors or {}
-        self.price_keys = price_keys or {}
-        self._list_source = list_source
-        self._contracts = list(contracts)
+    def __init__(self, listed: PriceList, contracts: Sequence[ContractPrice] = ()) -> None:
+        self.price_list = listed
+        self._contracts = contracts
         self._timelines: dict[tuple[str | None, str], Timeline | None] = {}
+
+    @property
+    def price_keys(self) -> Mapping[str, str]:
+        """The kinds of prices that can be set ("input_mtok"), with the unit that each is for."""
+        return self.price_list.price_keys
 
     @property
     def providers(self) -> Sequence[str]:
         """Ids of all providers of the list."""
-        return sorted(self._models)
+        return sorted(self.price_list.models)
 
     def models(self, provider: str | None = None) -> Sequence[ListedModel]:
         """Return the listed models, of one provider or of all."""
         names = self.providers if provider is None else [provider]
-        return [listed for name in names for listed in self._models.get(name, ())]
+        return [listed for name in names for listed in self.price_list.models.get(name, ())]
 
     def with_contracts(self, contracts: Sequence[ContractPrice]) -> PriceBook:
         """Return the same book with the user's contract prices in force."""
-        book = PriceBook.__new__(PriceBook)
-        book.__dict__.update(self.__dict__, _contracts=list(contracts), _timelines={})
-        return book
+        return PriceBook(self.price_list, contracts)
 
     def real_model(self, model: str) -> str:
         """Return the provider's id for a document's alias; other names unchanged."""
-        return self._aliases.get(model.lower(), model)
+        return self.price_list.aliases.get(model.lower(), model)
 
     def price(
         self,
@@ -368,27 +364,25 @@ class PriceBook:
             return None
         return Timeline(
             listed or ListedModel(provider or contracts[0].provider, name, {"equals": name}),
-            rules=self._rules,
-            contracts=contracts,
-            ancestors=self._ancestors,
-            list_source=self._list_source,
+            self.price_list,
+            contracts,
         )
 
     def _listed(self, name: str, provider: str | None) -> ListedModel | None:
         candidates = [provider] if provider else self._providers_of(name)
         for candidate in candidates:
-            for shelf in (candidate, *self._provider_fallbacks.get(candidate, ())):
+            for shelf in (candidate, *self.price_list.provider_fallbacks.get(candidate, ())):
                 listed = self._match(name, shelf)
                 if listed is not None:
                     return listed
         prefix, slash, rest = name.partition("/")
-        if slash and provider in (None, prefix) and prefix in self._models:
+        if slash and provider in (None, prefix) and prefix in self.price_list.models:
             return self._listed(rest, prefix)
         return None
 
     def _match(self, name: str, provider: str) -> ListedModel | None:
         for spelling in spellings(name):
-            for listed in self._models.get(provider, ()):
+            for listed in self.price_list.models.get(provider, ()):
                 if matches(listed.match, spelling):
                     return listed
         return None
@@ -397,10 +391,14 @@ class PriceBook:
         """Return the name that contracts are compared by, without "anthropic/" before it."""
         name = _bare_name(self.real_model(model))
         prefix, slash, rest = name.partition("/")
-        return rest if slash and prefix in self._models else name
+        return rest if slash and prefix in self.price_list.models else name
 
     def _providers_of(self, name: str) -> list[str]:
-        return [provider for provider, clause in self._provider_matches if matches(clause, name)]
+        return [
+            provider
+            for provider, clause in self.price_list.provider_matches
+            if matches(clause, name)
+        ]
 
 
 MODE_TERMS = ("processing", "speed", "service_tier")

@@ -181,7 +181,10 @@ class Price:
         """(threshold, card) by context tier, ascending; the first holds from the first token."""
         thresholds = {-1} | {above for rate in self.rates.values() for above, _ in rate.tiers}
         return tuple(
-            (above, RateCard({unit: r.at(above + 1) for unit, r in self.rates.items()}, self.ancestors))
+            (
+                above,
+                RateCard({unit: r.at(above + 1) for unit, r in self.rates.items()}, self.ancestors),
+            )
             for above in sorted(thresholds)
         )
 

@@ -7,18 +7,20 @@ touched; the new one holds the differences and points to it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tuppence.core.periods import MICROS_PER_SECOND, Span
 from tuppence.core.price_book import PriceBook
 from tuppence.core.prices import Price
-from tuppence.core.usage import Terms, Usage, decode_other_units
+from tuppence.core.usage import Terms, Usage, decode_other_units, encode_other_units, other_units
 from tuppence.cost_tracking.booking import (
     MEASURES,
     USAGE_ROWS,
     NumberedRow,
     UsageRow,
+    numbered_rows,
     roll_up,
 )
 from tuppence.cost_tracking.dictionary import Dictionary
@@ -26,6 +28,9 @@ from tuppence.cost_tracking.measures import COLUMNS, Measures
 from tuppence.storage.database import Row, Transaction
 
 BATCH_ROWS = 5_000
+
+CORRECTIONS_LOCK = 7_488_117
+"""The advisory lock under which PostgreSQL's calls are corrected."""
 
 _SUMS = ", ".join(f"CAST(SUM(t.{name}) AS BIGINT)" for name in COLUMNS)
 
@@ -48,11 +53,13 @@ class _Standing(NamedTuple):
 
     row: Row
     sums: Measures
+    units: Counter[str]
+    """What was used beside token classes."""
 
 
 _FIRST_ROW = (
     "SELECT t.id, t.occurred_at_micros, t.attribution_ref, t.session_ref, t.model_ref, "
-    "m.provider, m.name, t.terms, t.other_units, t.part, t.idempotency_key "
+    "m.provider, m.name, t.terms, t.part, t.idempotency_key "
     "FROM api_usage_log t JOIN models m ON m.id = t.model_ref "
 )
 
@@ -70,8 +77,7 @@ def reprice(
     `unpriced_only` looks only at calls that had no price; otherwise every call of the span is
     rated again (a contract agreed on with effect from an earlier date).
     """
-    if tx.ledger.startswith("postgresql"):
-        tx.rows("SELECT pg_advisory_xact_lock(7488117)::text")  # one repricing at a time
+    _one_at_a_time(tx)
     looked_at = changed = still_unpriced = difference = 0
     last_id = 0
     while batch := _calls_after(tx, last_id, span, unpriced_only=unpriced_only):
@@ -95,30 +101,46 @@ def amend(
 ) -> int:
     """Book the differences for calls seen again with more output; return how many there were.
 
+    The rows are priced already, by the book in force.
     A row that says as much as the ledger or less is an older view of the call, and ignored.
     """
-    corrections = []
+    del book
+    _one_at_a_time(tx)
+    amended = set()
     for row in rows:
-        first = tx.rows(
-            f"{_FIRST_ROW} WHERE t.idempotency_key = ? AND t.part = ? AND t.corrects_ref IS NULL",
-            (row.idempotency_key, row.part),
+        query = (
+            f"{_FIRST_ROW} WHERE t.idempotency_key = ? AND t.part = ? AND t.corrects_ref IS NULL"
         )
-        if not first:
-            continue
-        standing = _standings(tx, first)[0]
-        difference = row.measures.minus(standing.sums)
-        if (difference.total_tokens, -difference.incomplete_count) > (0, 0):
-            corrections.append(
-                _correction(dictionary, standing, row.price, difference._replace(request_count=0))
-            )
-    tx.insert(USAGE_ROWS, corrections)
-    roll_up(tx, dictionary, corrections)
-    return len(corrections)
+        first = tx.rows(query, (row.idempotency_key, row.part))
+        if first:
+            numbered = _amendment(dictionary, row, _standings(tx, first)[0])
+        else:
+            numbered = numbered_rows(dictionary, [row])  # a part that was not seen before
+        if numbered:
+            amended.add(row.idempotency_key)
+            tx.insert(USAGE_ROWS, numbered)
+            roll_up(tx, dictionary, numbered)
+    return len(amended)
 
 
-def _calls_after(
-    tx: Transaction, last_id: int, span: Span, *, unpriced_only: bool
-) -> list[Row]:
+def _amendment(dictionary: Dictionary, row: UsageRow, standing: _Standing) -> list[NumberedRow]:
+    """Return the row with what a fuller view of a call adds; none where it adds nothing."""
+    measures = row.measures.minus(standing.sums)._replace(request_count=0)
+    units = Counter(dict(decode_other_units(row.other_units)))
+    units.subtract(standing.units)
+    more = (measures.total_tokens, units.total(), -measures.incomplete_count)
+    if more <= (0, 0, 0):
+        return []
+    return [_correction(dictionary, standing, row.price, measures, units)]
+
+
+def _one_at_a_time(tx: Transaction) -> None:
+    """Wait for others that correct calls: each works out differences to what the other booked."""
+    if tx.ledger.startswith("postgresql"):
+        tx.rows(f"SELECT pg_advisory_xact_lock({CORRECTIONS_LOCK})::text")
+
+
+def _calls_after(tx: Transaction, last_id: int, span: Span, *, unpriced_only: bool) -> list[Row]:
     conditions = ["t.id > ?", "t.corrects_ref IS NULL"]
     parameters: list[object] = [last_id]
     if unpriced_only:
@@ -134,6 +156,7 @@ def _calls_after(
 def _standings(tx: Transaction, rows: Iterable[Row]) -> list[_Standing]:
     by_id = {row[0]: row for row in rows}
     sums: dict[int, Measures] = {}
+    units: dict[int, Counter[str]] = defaultdict(Counter)
     ids = sorted(by_id)
     for start in range(0, len(ids), 500):
         some = ids[start : start + 500]
@@ -145,15 +168,21 @@ def _standings(tx: Transaction, rows: Iterable[Row]) -> list[_Standing]:
             [*some, *some],
         ):
             sums[number] = Measures(*measures)
-    return [_Standing(row, sums[number]) for number, row in by_id.items()]
+        for number, text in tx.rows(
+            "SELECT COALESCE(corrects_ref, id), other_units FROM api_usage_log "
+            f"WHERE (id IN ({marks}) OR corrects_ref IN ({marks})) AND other_units IS NOT NULL",
+            [*some, *some],
+        ):
+            units[number].update(dict(decode_other_units(text)))
+    return [_Standing(row, sums[number], units[number]) for number, row in by_id.items()]
 
 
 def _repriced_row(
     dictionary: Dictionary, book: PriceBook, standing: _Standing
 ) -> NumberedRow | None:
-    _, occurred_at, _, _, _, provider, model, terms, units, *_ = standing.row
+    _, occurred_at, _, _, _, provider, model, terms, *_ = standing.row
     sums = standing.sums
-    usage = Usage(*sums[3:10], decode_other_units(units))
+    usage = Usage(*sums[3:10], other_units(standing.units))
     price = book.price(
         model,
         occurred_at // MICROS_PER_SECOND,
@@ -164,13 +193,17 @@ def _repriced_row(
     if cost is None:
         return None
     now = Measures(sums.request_count, 0, sums.incomplete_count, *sums[3:10], *cost)
-    return _correction(dictionary, standing, price, now.minus(sums))
+    return _correction(dictionary, standing, price, now.minus(sums), {})
 
 
 def _correction(
-    dictionary: Dictionary, standing: _Standing, price: Price | None, difference: Measures
+    dictionary: Dictionary,
+    standing: _Standing,
+    price: Price | None,
+    difference: Measures,
+    units: Mapping[str, int],
 ) -> NumberedRow:
-    number, occurred_at, attribution, session, model, *_, terms, _units, part, _key = standing.row
+    number, occurred_at, attribution, session, model, *_, terms, part, _key = standing.row
     return (
         occurred_at,
         attribution,
@@ -179,7 +212,7 @@ def _correction(
         None if price is None else dictionary.price_id(price),
         *difference,
         terms,
-        None,
+        encode_other_units(other_units(units)),
         number,
         None,
         part,

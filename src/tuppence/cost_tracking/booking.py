@@ -16,13 +16,14 @@ import msgspec
 
 from tuppence.core.attribution import Attribution
 from tuppence.core.money import MAX_NANOS
-from tuppence.core.periods import MICROS_PER_HOUR, MICROS_PER_SECOND
+from tuppence.core.periods import MICROS_PER_HOUR, MICROS_PER_SECOND, from_micros
 from tuppence.core.price_book import PriceBook
 from tuppence.core.prices import Cost, Price
 from tuppence.core.usage import MeteredPart, encode_other_units
 from tuppence.cost_tracking.dictionary import Dictionary
 from tuppence.cost_tracking.measures import COLUMNS, Measures
-from tuppence.errors import IdempotencyConflict, InvalidUsage
+from tuppence.cost_tracking.names import check_names
+from tuppence.errors import IdempotencyConflict, InvalidPeriod, InvalidUsage
 from tuppence.storage.database import BulkInsert, Kind, Row, Transaction
 
 HOURS_PER_DAY = 24
@@ -79,9 +80,7 @@ DAILY = _roll_up("usage_daily", "day", "attribution_ref", "model_ref")
 HOURLY_BY_PROJECT = _roll_up(
     "usage_hourly_by_project", "hour", "team_ref", "project_ref", "model_ref"
 )
-DAILY_BY_PROJECT = _roll_up(
-    "usage_daily_by_project", "day", "team_ref", "project_ref", "model_ref"
-)
+DAILY_BY_PROJECT = _roll_up("usage_daily_by_project", "day", "team_ref", "project_ref", "model_ref")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +97,17 @@ class Call:
     def check(self) -> Call:
         """Return self; raise InvalidUsage or InvalidInput where a count or a name is unusable."""
         self.attribution.check()
+        if self.occurred_at_micros < 0:
+            raise InvalidPeriod(
+                "is before 1970",
+                field="timestamp",
+                value=from_micros(self.occurred_at_micros).isoformat(),
+                remedy="give the time of the call",
+            )
         for part in self.parts:
             part.usage.check()
+            units = tuple(name for name, _ in part.usage.other_units)
+            check_names(self.attribution, self.provider, part.model, part.terms, units)
         return self
 
 
@@ -216,7 +224,7 @@ def book_calls(
     A row whose key was booked with another payload goes to `on_changed`, which refuses it
     (IdempotencyConflict: nothing is booked) or books the difference and says for how many calls.
     """
-    rows, duplicates = _without_repeats(calls, book)
+    rows, changed_repeats, duplicates = _without_repeats(calls, book)
     amended = 0
     tx.savepoint()
     numbered = numbered_rows(dictionary, rows)
@@ -225,13 +233,15 @@ def book_calls(
         dictionary.found.clear()
         before = fingerprints(tx, (row.idempotency_key for row in rows))
         known = [row for row in rows if row.idempotency_key in before]
-        changed = [row for row in known if before[row.idempotency_key].get(row.part) != row.fingerprint]
+        changed = _changed(known, before)
         amended += on_changed(tx, dictionary, book, changed) if changed else 0
         duplicates += len({row.idempotency_key for row in known})
         rows = [row for row in rows if row.idempotency_key not in before]
         tx.savepoint()
         numbered = numbered_rows(dictionary, rows)
     roll_up(tx, dictionary, numbered)
+    if changed_repeats:
+        amended += on_changed(tx, dictionary, book, changed_repeats)
     total = _sum([row[MEASURES] for row in numbered])
     return Booked(len(calls) - duplicates, duplicates - amended, total, amended)
 
@@ -308,10 +318,13 @@ def _sum(measures: Sequence[Sequence[int]]) -> Measures:
     return Measures(*map(sum, zip(*measures, strict=True))) if measures else Measures()
 
 
-def _without_repeats(calls: Sequence[Call], book: PriceBook) -> tuple[list[UsageRow], int]:
-    """Return the rows of a batch and how many of its calls repeat an earlier one of the batch."""
+def _without_repeats(
+    calls: Sequence[Call], book: PriceBook
+) -> tuple[list[UsageRow], list[UsageRow], int]:
+    """Return the rows of a batch, those that repeat a key with another payload, and all repeats."""
     rows: list[UsageRow] = []
-    seen: dict[bytes, list[UsageRow]] = {}
+    changed: list[UsageRow] = []
+    seen: Fingerprints = {}
     repeats = 0
     for call in calls:
         own = rows_of(call, book)
@@ -319,15 +332,20 @@ def _without_repeats(calls: Sequence[Call], book: PriceBook) -> tuple[list[Usage
         if key is None:
             rows += own
         elif key not in seen:
-            seen[key] = own
+            seen[key] = {row.part: row.fingerprint for row in own}
             rows += own
         else:
-            before = {row.part: row.fingerprint for row in seen[key]}
-            changed = [row for row in own if before.get(row.part) != row.fingerprint]
-            if changed:
-                raise _conflict(changed[0])
+            changed += _changed(own, seen)
             repeats += 1
-    return rows, repeats
+    return rows, changed, repeats
+
+
+def _changed(rows: Sequence[UsageRow], before: Fingerprints) -> list[UsageRow]:
+    """Return the rows of those calls that are not, part by part, what their key stands for."""
+    own: Fingerprints = {}
+    for row in rows:
+        own.setdefault(row.idempotency_key, {})[row.part] = row.fingerprint
+    return [row for row in rows if own[row.idempotency_key] != before[row.idempotency_key]]
 
 
 def fingerprints(tx: Transaction, keys: Iterable[bytes | None]) -> Fingerprints:
@@ -350,7 +368,14 @@ def _fingerprint(call: Call, part: MeteredPart) -> int:
     """Return 63 bits over what makes a repeated call the same call; not its time."""
     usage = part.usage
     payload = msgspec.msgpack.encode(
-        (call.attribution, call.provider, part.model, usage.token_counts, usage.other_units, part.terms)
+        (
+            call.attribution,
+            call.provider,
+            part.model,
+            usage.token_counts,
+            usage.other_units,
+            part.terms,
+        )
     )
     return int.from_bytes(hashlib.blake2b(payload, digest_size=8).digest(), "big") >> 1
 

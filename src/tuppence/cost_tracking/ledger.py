@@ -53,9 +53,7 @@ class Ledger:
         self._known: KnownIds = {}
 
     @classmethod
-    def open(
-        cls, database_url: str | None = None, now: Callable[[], datetime] = utc_now
-    ) -> Ledger:
+    def open(cls, database_url: str | None = None, now: Callable[[], datetime] = utc_now) -> Ledger:
         """Open the ledger that a URL or path names, by default the one that the settings name."""
         return cls(open_database(database_url or load_settings().database_url), now=now)
 
@@ -158,8 +156,6 @@ class Ledger:
         return self._listed
 
 
-def _summary_and_total(
-    tx: Transaction, query: SummaryQuery
-) -> tuple[list[SummaryRow], Measures]:
+def _summary_and_total(tx: Transaction, query: SummaryQuery) -> tuple[list[SummaryRow], Measures]:
     rows = summarize(tx, query)
     return rows, total_of(tx, query, rows)

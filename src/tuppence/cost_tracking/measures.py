@@ -47,7 +47,10 @@ class Measures(NamedTuple):
     def total_tokens(self) -> int:
         """Prompt and output tokens."""
         return (
-            self.input_tokens + self.cache_write_tokens + self.cache_read_tokens + self.output_tokens
+            self.input_tokens
+            + self.cache_write_tokens
+            + self.cache_read_tokens
+            + self.output_tokens
         )
 
     def plus(self, other: Measures) -> Measures:

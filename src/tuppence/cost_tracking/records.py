@@ -74,9 +74,7 @@ _COUNTS = (
 )
 
 
-def call_of_record(
-    record: UsageRecord, now: datetime, provider_of: Callable[[str], str]
-) -> Call:
+def call_of_record(record: UsageRecord, now: datetime, provider_of: Callable[[str], str]) -> Call:
     """Return the call that a record describes; `provider_of` finds the provider of a model.
 
     Raises InvalidInput for an unknown field or a missing model, InvalidUsage for a bad count.

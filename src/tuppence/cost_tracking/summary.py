@@ -232,8 +232,6 @@ def _with_names(
     return list(rows.values())
 
 
-
-
 def _named(lookup: Mapping[object, str] | None, key: object) -> str:
     if lookup is None:
         return str(key) if key else UNATTRIBUTED

@@ -12,24 +12,26 @@ from tuppence.storage.database import Row, Transaction
 _SUMS = ", ".join(f"CAST(SUM({name}) AS BIGINT)" for name in COLUMNS)
 _JOINED = "api_usage_log JOIN attributions a ON a.id = attribution_ref"
 
+_HOUR = f"occurred_at_micros / {MICROS_PER_HOUR}"
+_DAY = f"occurred_at_micros / {MICROS_PER_DAY}"
+_PROJECT = "COALESCE(a.team_ref, 0), COALESCE(a.project_ref, 0), model_ref"
+
 ROLL_UPS = {
     "usage_hourly": (
         "hour, attribution_ref, model_ref",
-        f"occurred_at_micros / {MICROS_PER_HOUR}, attribution_ref, model_ref",
+        f"{_HOUR}, attribution_ref, model_ref",
     ),
     "usage_daily": (
         "day, attribution_ref, model_ref",
-        f"occurred_at_micros / {MICROS_PER_DAY}, attribution_ref, model_ref",
+        f"{_DAY}, attribution_ref, model_ref",
     ),
     "usage_hourly_by_project": (
         "hour, team_ref, project_ref, model_ref",
-        f"occurred_at_micros / {MICROS_PER_HOUR}, COALESCE(a.team_ref, 0), "
-        "COALESCE(a.project_ref, 0), model_ref",
+        f"{_HOUR}, {_PROJECT}",
     ),
     "usage_daily_by_project": (
         "day, team_ref, project_ref, model_ref",
-        f"occurred_at_micros / {MICROS_PER_DAY}, COALESCE(a.team_ref, 0), "
-        "COALESCE(a.project_ref, 0), model_ref",
+        f"{_DAY}, {_PROJECT}",
     ),
 }
 """For each roll-up its keys, and the same keys worked out from the usage log."""

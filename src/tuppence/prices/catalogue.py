@@ -21,7 +21,14 @@ from typing import Any
 
 import msgspec
 
-from tuppence.core.price_book import Correction, ListedModel, ListRow, PriceBook, TermsRule
+from tuppence.core.price_book import (
+    Correction,
+    ListedModel,
+    ListRow,
+    PriceBook,
+    PriceList,
+    TermsRule,
+)
 from tuppence.core.prices import Rates, TieredRate
 from tuppence.errors import InvalidPrice
 from tuppence.prices.public_list import NANOS_PER_DOLLAR, read_public_list
@@ -128,16 +135,17 @@ def _read_overlay() -> dict[str, Any]:
 
 def _book(data: Mapping[str, Any]) -> PriceBook:
     overlay = data["overlay"]
-    return PriceBook(
-        _Shelves(data["providers"], overlay, data["price_keys"]),
+    listed = PriceList(
+        models=_Shelves(data["providers"], overlay, data["price_keys"]),
         provider_matches=[(p["id"], p["match"]) for p in data["providers"] if p["match"]],
         provider_fallbacks={p["id"]: p["fallbacks"] for p in data["providers"] if p["fallbacks"]},
         aliases={row["name"]: row["model"] for row in overlay.get("alias", ())},
         rules=[_rule(row) for row in overlay.get("rule", ())],
         ancestors={unit: tuple(chain) for unit, chain in data["ancestors"].items()},
         price_keys=data["price_keys"],
-        list_source=data["source"],
+        source=data["source"],
     )
+    return PriceBook(listed)
 
 
 class _Shelves(Mapping[str, Sequence[ListedModel]]):

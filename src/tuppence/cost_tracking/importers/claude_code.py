@@ -44,7 +44,10 @@ class Message(msgspec.Struct):
     usage: dict[str, Any] | None = None
 
 
-class LogRow(msgspec.Struct, rename={"session_id": "sessionId", "sidechain": "isSidechain", "agent_id": "agentId"}):
+class LogRow(
+    msgspec.Struct,
+    rename={"session_id": "sessionId", "sidechain": "isSidechain", "agent_id": "agentId"},
+):
     """A row of a session log, as far as it matters here."""
 
     type: str = ""

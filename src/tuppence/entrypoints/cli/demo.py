@@ -25,7 +25,6 @@ from tuppence.entrypoints.cli.suggest import print_suggestions, suggestions
 from tuppence.language import translator
 from tuppence.settings import load_settings
 
-
 REPORTS = ("team", "project", "user", "model")
 BUDGET_SHARES = {"platform": 0.97, "customer-service": 1.15, "data": 0.85, "mobile": 0.6}
 """Teams with a budget, and how full the day's spending makes it: every state is seen."""
@@ -73,7 +72,8 @@ def _book_generated(ledger: Ledger, day: date, seed: int) -> None:
     click.echo(
         _(
             "Booked {count} requests of {day} in {seconds} s: traffic made by a generator that is "
-            "calibrated to the published statistics of real traces (docs/explanation/demo-traffic.md)."
+            "calibrated to the published statistics of real traces "
+            "(docs/explanation/demo-traffic.md)."
         ).format(count=f"{booked.calls:,}", day=day.isoformat(), seconds=f"{seconds:.2f}")
     )
     for team, share in BUDGET_SHARES.items():
@@ -109,4 +109,6 @@ def _show_what_follows(ledger: Ledger, total: Measures) -> None:
             amount=format_dollars(verified.cost_nanos, 9),
         )
     )
-    click.echo(_("Your own logs: tuppence import claude-code ~/.claude/projects && tuppence report"))
+    click.echo(
+        _("Your own logs: tuppence import claude-code ~/.claude/projects && tuppence report")
+    )

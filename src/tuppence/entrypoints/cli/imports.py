@@ -41,7 +41,7 @@ def claude_code(
     *,
     as_json: bool,
 ) -> None:
-    """Book Claude Code's session logs (such as ~/.claude/projects; .jsonl, .jsonl.gz, .jsonl.xz)."""
+    """Book Claude Code's session logs: .jsonl, .jsonl.gz, .jsonl.xz, or a directory of them."""
     logs = find_logs(paths)
     ledger = Ledger.open(database)
     with progress(sum(log.size_bytes for log in logs), wanted=not as_json) as on_bytes:
@@ -74,7 +74,9 @@ def print_import(result: ImportResult) -> None:
     """Print what an import did."""
     _ = translator(load_settings().language)
     click.echo(
-        _("{lines} lines in {files} files: {calls} requests, {booked} new, {known} known already.").format(
+        _(
+            "{lines} lines in {files} files: {calls} requests, {booked} new, {known} known already."
+        ).format(
             lines=f"{result.lines:,}",
             files=f"{result.files:,}",
             calls=f"{result.calls:,}",
@@ -109,7 +111,11 @@ def progress(total_bytes: int, *, wanted: bool) -> Iterator[Callable[[int], None
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
 
     bar = Progress(
-        BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
     )
     with bar:
         task = bar.add_task("", total=total_bytes)

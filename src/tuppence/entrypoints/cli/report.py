@@ -139,7 +139,7 @@ def draw_report(
 
 
 def report_notes(total: Measures, _: Translate) -> list[str]:
-    """Return what the sums leave open: unpriced calls, incomplete output; and what caching saved."""
+    """Return what caching saved, and what the sums leave open."""
     notes = []
     if total.cache_savings_nanos:
         text = _("Caching saved {amount}.")

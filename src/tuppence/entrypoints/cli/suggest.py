@@ -19,7 +19,9 @@ from tuppence.settings import load_settings
 
 @click.command("suggest")
 @click.option("--team", help="Only the calls of this team.")
-@click.option("--days", type=click.IntRange(min=1), default=30, show_default=True, help="Look back.")
+@click.option(
+    "--days", type=click.IntRange(min=1), default=30, show_default=True, help="Look back."
+)
 @json_option
 @database_option
 def command(team: str | None, days: int, database: str | None, *, as_json: bool) -> None:

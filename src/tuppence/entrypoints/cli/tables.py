@@ -42,8 +42,12 @@ def draw(
 ) -> None:
     """Print a table with an optional row of totals, and notes under it."""
     width = terminal_columns()
-    shown = [n for n, column in enumerate(columns) if width >= NARROW_COLUMNS or not column.wide_only]
-    table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="cyan")
+    shown = [
+        n for n, column in enumerate(columns) if width >= NARROW_COLUMNS or not column.wide_only
+    ]
+    table = Table(
+        title=escape(title), title_justify="left", title_style="bold", header_style="cyan"
+    )
     for number in shown:
         column = columns[number]
         table.add_column(
