@@ -267,15 +267,21 @@ def test_rebuilding_while_calls_are_booked(database_url: str) -> None:
     ledger, other = open_ledger(database_url), open_ledger(database_url)
     ledger.book([call(user_id=str(number)) for number in range(50)])
 
-    def book(number: int) -> None:
-        for _ in range(10):
-            ledger.book([call(user_id=str(number))])
+    rebuilt = threading.Event()
+
+    def book(number: int) -> int:
+        booked = 0
+        while not rebuilt.is_set():
+            booked += ledger.book([call(user_id=f"{number} {booked}")]).calls
+        return booked
 
     with ThreadPoolExecutor(4) as threads:
-        booking = [threads.submit(book, number) for number in range(3)]
-        rebuilding = threads.submit(lambda: [other.database.run(rebuild) for _ in range(10)])
-        for work in (*booking, rebuilding):
-            work.result()
-    assert ledger.verify().rows == 50 + 30
+        booking = [threads.submit(book, number) for number in range(4)]
+        try:
+            for _ in range(10):
+                other.database.run(rebuild)
+        finally:
+            rebuilt.set()
+    assert ledger.verify().rows == 50 + sum(work.result() for work in booking)
     ledger.close()
     other.close()

@@ -74,7 +74,9 @@ def _difference(table: str, kept: set[Row], true: set[Row]) -> LedgerInconsisten
 
 
 def rebuild(tx: Transaction) -> None:
-    """Work out all roll-ups anew from the usage log."""
+    """Work out all roll-ups anew from the usage log; bookings wait until it is done."""
+    if tx.ledger.startswith("postgresql"):
+        tx.execute("LOCK TABLE api_usage_log IN SHARE ROW EXCLUSIVE MODE")
     for table, (keys, worked_out) in ROLL_UPS.items():
         tx.execute(f"DELETE FROM {table}")
         count = keys.count(",") + 1
