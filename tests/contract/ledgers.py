@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -65,20 +66,26 @@ def open_ledger(url: str, now: datetime = NOON) -> Ledger:
     return Ledger(open_database(url), price_book, lambda: now)
 
 
-def open_and_verify(url: str) -> int:
-    """Open a ledger, prove its sums and return how many rows it has."""
+@contextmanager
+def opened(url: str) -> Iterator[Ledger]:
+    """Open a ledger for a while."""
     ledger = open_ledger(url)
     try:
-        return ledger.verify().rows
+        yield ledger
     finally:
         ledger.close()
 
 
+def open_and_verify(url: str) -> int:
+    """Open a ledger, prove its sums and return how many rows it has."""
+    with opened(url) as ledger:
+        return ledger.verify().rows
+
+
 def empty(url: str) -> None:
     """Delete everything from a PostgreSQL ledger, so that one server serves many examples."""
-    database = connect(url)
-    database.run(_truncate)
-    database.close()
+    with closing(connect(url)) as database:
+        database.run(_truncate)
 
 
 def _truncate(tx: Transaction) -> None:
@@ -115,6 +122,8 @@ def plain_measures(made: Call) -> Measures:
     for number, part in enumerate(made.parts):
         usage = part.usage
         rates = RATES.get(part.model, ("", None))[1]
+        if rates is not None and any(unit not in rates for unit, _ in usage.other_units):
+            rates = None  # a price that lacks a used unit is none
         costs = (0, 0, 0, 0, 0, 0) if rates is None else _plain_costs(usage, rates)
         first = int(number == 0)
         counts = (first, int(rates is None), int(first and not made.output_complete))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.contract.ledgers import (
     NOON,

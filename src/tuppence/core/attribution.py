@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 from tuppence.errors import InvalidInput
@@ -29,19 +28,10 @@ class Attribution(NamedTuple):
 
     def check(self) -> Attribution:
         """Return self; raise InvalidInput for a name that is no text or too long to be one."""
-        try:
-            return _checked(self)
-        except TypeError:  # a name that is no text may not be hashable either
-            return _checked.__wrapped__(self)
-
-
-@lru_cache(maxsize=4096)
-def _checked(attribution: Attribution) -> Attribution:
-    """Check the names of a combination: once for all the calls that are charged to it."""
-    for field, value in attribution._asdict().items():
-        for name in value if field == "tags" else (value,):
-            check_name(field, name)
-    return attribution
+        for field, value in self._asdict().items():
+            for name in value if field == "tags" else (value,):
+                check_name(field, name)
+        return self
 
 
 def check_name(field: str, value: object) -> None:

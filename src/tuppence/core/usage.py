@@ -8,8 +8,9 @@ token is in two classes (see docs/explanation/prices.md).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from tuppence.errors import InvalidUsage
 
@@ -17,8 +18,7 @@ MAX_COUNT = 1_000_000_000
 """Largest count of one class in one call: a thousand times the largest context window of 2026."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True, gc=False):
     """Counts of one call. The token classes are disjoint, except `reasoning_tokens`.
 
     `reasoning_tokens` is information: these tokens are part of `output_tokens` already, unless the
@@ -112,8 +112,7 @@ class Terms(NamedTuple):
 STANDARD_TERMS = Terms()
 
 
-@dataclass(frozen=True, slots=True)
-class MeteredPart:
+class MeteredPart(Struct, frozen=True, gc=False):
     """A share of one response that is billed at one model's price and on one set of terms."""
 
     model: str
@@ -121,8 +120,7 @@ class MeteredPart:
     terms: Terms = STANDARD_TERMS
 
 
-@dataclass(frozen=True, slots=True)
-class MeteredResponse:
+class MeteredResponse(Struct, frozen=True, gc=False):
     """What a provider's response says was used.
 
     One response has several parts where the provider ran several models or passes for it:
@@ -135,7 +133,7 @@ class MeteredResponse:
     """False where the counts were taken before the response ended."""
 
 
-TOKEN_FIELDS = tuple(field.name for field in fields(Usage) if field.name.endswith("_tokens"))
+TOKEN_FIELDS = tuple(name for name in Usage.__struct_fields__ if name.endswith("_tokens"))
 
 
 def other_units(quantities: Mapping[str, int]) -> tuple[tuple[str, int], ...]:

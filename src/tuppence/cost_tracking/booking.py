@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import msgspec
+from msgspec import Struct, msgpack
 
 from tuppence.core.attribution import Attribution
 from tuppence.core.money import MAX_NANOS
@@ -83,8 +82,7 @@ HOURLY_BY_PROJECT = _roll_up(
 DAILY_BY_PROJECT = _roll_up("usage_daily_by_project", "day", "team_ref", "project_ref", "model_ref")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True, gc=False):
     """One model call to book: when, who pays, what was used, in one part or several."""
 
     occurred_at_micros: int
@@ -96,7 +94,6 @@ class Call:
 
     def check(self) -> Call:
         """Return self; raise InvalidUsage or InvalidInput where a count or a name is unusable."""
-        self.attribution.check()
         if self.occurred_at_micros < 0:
             raise InvalidPeriod(
                 "is before 1970",
@@ -106,8 +103,9 @@ class Call:
             )
         for part in self.parts:
             part.usage.check()
-            units = tuple(name for name, _ in part.usage.other_units)
-            check_names(self.attribution, self.provider, part.model, part.terms, units)
+            units = part.usage.other_units
+            names = tuple(name for name, _ in units) if units else ()
+            check_names(self.attribution, self.provider, part.model, part.terms, names)
         return self
 
 
@@ -367,7 +365,7 @@ def fingerprints(tx: Transaction, keys: Iterable[bytes | None]) -> Fingerprints:
 def _fingerprint(call: Call, part: MeteredPart) -> int:
     """Return 63 bits over what makes a repeated call the same call; not its time."""
     usage = part.usage
-    payload = msgspec.msgpack.encode(
+    payload = msgpack.encode(
         (
             call.attribution,
             call.provider,

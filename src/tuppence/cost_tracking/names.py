@@ -14,11 +14,21 @@ SEPARATORS = frozenset(";=")
 """What separates names in the texts of terms and other units."""
 
 
-@lru_cache(maxsize=4096)
 def check_names(
     attribution: Attribution, provider: str | None, model: str, terms: Terms, units: tuple[str, ...]
 ) -> None:
-    """Raise InvalidInput for a text that is unusable; asked once for all calls that share them."""
+    """Raise InvalidInput for a text that is unusable; looked at once for calls that share them."""
+    try:
+        _check_once(attribution, provider, model, terms, units)
+    except TypeError:  # what is no text may not be hashable either
+        _check_once.__wrapped__(attribution, provider, model, terms, units)
+
+
+@lru_cache(maxsize=4096)
+def _check_once(
+    attribution: Attribution, provider: str | None, model: str, terms: Terms, units: tuple[str, ...]
+) -> None:
+    attribution.check()
     _check_encodable("attribution", *attribution[:5], *attribution.tags, *attribution[6:])
     _check("model", [model])
     _check("provider", [] if provider is None else [provider], most=MAX_PROVIDER_LENGTH)

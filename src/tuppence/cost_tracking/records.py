@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict
 
 from tuppence.core.attribution import Attribution
 from tuppence.core.periods import to_micros
@@ -63,15 +63,6 @@ class UsageRecord(AttributionRecord, total=False):
 
 _ATTRIBUTION_FIELDS = AttributionRecord.__optional_keys__
 _USAGE_FIELDS = UsageRecord.__optional_keys__
-_COUNTS = (
-    "input_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "cache_write_other_tokens",
-    "cache_read_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-)
 
 
 def call_of_record(record: UsageRecord, now: datetime, provider_of: Callable[[str], str]) -> Call:
@@ -131,21 +122,39 @@ def _refuse_unknown(record: Mapping[str, Any], known: frozenset[str]) -> None:
 
 
 def _usage(record: UsageRecord) -> Usage:
-    counts = {name: record[name] for name in _COUNTS if name in record}  # type: ignore[literal-required]
-    if "cached_tokens" in record:
-        cached = record["cached_tokens"]
-        if counts.setdefault("cache_read_tokens", cached) != cached:
-            raise InvalidInput(
-                f"differs from cache_read_tokens={record['cache_read_tokens']}",
-                field="cached_tokens",
-                value=cached,
-                remedy="give only one of the two: they mean the same",
-            )
-    units = dict(record.get("other_units") or {})
+    read = record.get("cache_read_tokens")
+    cached = record.get("cached_tokens", read)
+    if cached != read and read is not None:
+        raise InvalidInput(
+            f"differs from cache_read_tokens={read}",
+            field="cached_tokens",
+            value=cached,
+            remedy="give only one of the two: they mean the same",
+        )
+    units = other_units(_other_units(record)) if "other_units" in record else ()
     searches = record.get("web_searches", 0)
-    if searches:
-        units["web_searches"] = units.get("web_searches", 0) + searches
-    return Usage(**cast("dict[str, int]", counts), other_units=other_units(units) if units else ())
+    return Usage(
+        record.get("input_tokens", 0),
+        record.get("cache_write_5m_tokens", 0),
+        record.get("cache_write_1h_tokens", 0),
+        record.get("cache_write_other_tokens", 0),
+        0 if cached is None else cached,
+        record.get("output_tokens", 0),
+        record.get("reasoning_tokens", 0),
+        other_units({**dict(units), "web_searches": searches}) if searches else units,
+    )
+
+
+def _other_units(record: UsageRecord) -> dict[str, int]:
+    units = record["other_units"] or {}
+    if "web_searches" in units and record.get("web_searches"):
+        raise InvalidInput(
+            "are given under other_units too",
+            field="web_searches",
+            value=record["web_searches"],
+            remedy="give them only once",
+        )
+    return dict(units)
 
 
 def _terms(record: UsageRecord) -> Terms:
