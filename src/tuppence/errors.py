@@ -85,5 +85,8 @@ class LedgerInconsistent(LedgerError):
 
 
 def _shortened(value: object, limit: int = 120) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes out no integer of more than 4,300 digits
+        text = f"a number of {value.bit_length():,} bits" if isinstance(value, int) else "…"
     return text if len(text) <= limit else f"{text[:limit]}…"

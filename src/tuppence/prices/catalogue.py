@@ -137,7 +137,10 @@ def _book(data: Mapping[str, Any]) -> PriceBook:
     overlay = data["overlay"]
     listed = PriceList(
         models=_Shelves(data["providers"], overlay, data["price_keys"]),
-        provider_matches=[(p["id"], p["match"]) for p in data["providers"] if p["match"]],
+        provider_matches=[
+            *((row["provider"], row["match"]) for row in overlay.get("provider_match", ())),
+            *((p["id"], p["match"]) for p in data["providers"] if p["match"]),
+        ],
         provider_fallbacks={p["id"]: p["fallbacks"] for p in data["providers"] if p["fallbacks"]},
         aliases={row["name"]: row["model"] for row in overlay.get("alias", ())},
         rules=[_rule(row) for row in overlay.get("rule", ())],
