@@ -32,6 +32,12 @@ class Settings:
     """CRITICAL_THRESHOLD: share of a budget from which it is CRITICAL, 0.95 by default."""
 
 
+def wants_colours(environment: Mapping[str, str] | None = None) -> bool:
+    """Tell whether the terminal may be coloured: NO_COLOR, set to anything, forbids it."""
+    env = os.environ if environment is None else environment
+    return not env.get("NO_COLOR")
+
+
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Return the settings; raise InvalidInput for a value that cannot be used."""
     env = os.environ if environment is None else environment

@@ -164,6 +164,25 @@ def test_errors_are_one_line_with_an_exit_code(
     assert "Traceback" not in done.stderr
 
 
+def test_colours_can_be_forbidden(tmp_path: Path) -> None:
+    """With NO_COLOR a terminal gets no escape codes, neither in errors nor in texts."""
+    for arguments in (["report", "--tz", "Mars"], ["suggest", "--database", tmp_path / "x.db"]):
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tuppence", *arguments],
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
+        )
+        os.close(theirs)
+        seen = b""
+        while chunk := _read(ours):
+            seen += chunk
+        process.wait(timeout=60)
+        assert seen
+        assert b"\x1b" not in seen
+
+
 def test_a_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
     """A file of another kind is refused and left as it was."""
     path = tmp_path / "notes.txt"

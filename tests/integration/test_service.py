@@ -134,6 +134,31 @@ def test_a_response_is_booked_once_from_any_source(tracker: Any) -> None:
     assert (again.id, log.total_cost_nanos) == (log.id, 540_000)
 
 
+def test_a_response_without_a_model_is_told_its_model(tracker: Any) -> None:
+    """Bedrock Converse does not name its model: the caller does, and the price is Bedrock's."""
+    response = {"usage": {"inputTokens": 1000, "outputTokens": 10, "totalTokens": 1010}}
+    model = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
+    (log,) = tracker.log_response(response, provider="aws", model=model)
+    assert (log.model, log.total_cost_nanos) == (model, 1000 * 3300 + 10 * 16500)
+    with pytest.raises(InvalidInput, match="model=''"):
+        tracker.log_response(response, provider="aws")
+
+
+def test_a_contract_names_the_provider_of_an_unlisted_model(
+    tracker: Any, database_url: str
+) -> None:
+    """A model that only a contract knows is booked at it, under the contract's provider."""
+    other = CostTrackingService(database_url, now=lambda: NOON)
+    other.ledger.set_price("acme-large-1", {"input_mtok": "2"}, provider="acme")
+    other.ledger.set_price("nobody-1", {"input_mtok": "2"})
+    other.close()
+    for model, provider in (("acme-large-1", "acme"), ("nobody-1", "unknown")):
+        log = tracker.log_api_usage(model=model, input_tokens=1000)
+        assert (log.provider, log.model, log.total_cost_nanos) == (provider, model, 2_000_000)
+    seen = tracker.get_cost_summary(group_by="provider")
+    assert sorted(row["entity"] for row in seen) == ["acme", "unknown"]
+
+
 def test_many_are_booked_together_or_not_at_all(tracker: Any) -> None:
     """One bad record in a batch books nothing of it; without it all are booked and summed."""
     good = {"model": "gpt-6-sol", "input_tokens": 1000, "team_id": "eng"}

@@ -353,19 +353,14 @@ class PriceBook:
     def _find(self, model: str, provider: str | None) -> Timeline | None:
         name = _bare_name(self.real_model(model))
         listed = self._listed(name, provider)
-        served_by = provider or (listed.provider if listed else "")
         names = {self._plain_name(name), self._plain_name(listed.model if listed else name)}
-        contracts = [
-            row
-            for row in self._contracts
-            if self._plain_name(row.model) in names and row.provider in {"", served_by}
-        ]
+        own = [row for row in self._contracts if self._plain_name(row.model) in names]
+        served_by = provider or (listed.provider if listed else _only_provider(own))
+        contracts = [row for row in own if row.provider in {"", served_by}]
         if listed is None and not contracts:
             return None
         return Timeline(
-            listed or ListedModel(provider or contracts[0].provider, name, {"equals": name}),
-            self.price_list,
-            contracts,
+            listed or ListedModel(served_by, name, {"equals": name}), self.price_list, contracts
         )
 
     def _listed(self, name: str, provider: str | None) -> ListedModel | None:
@@ -405,6 +400,12 @@ MODE_TERMS = ("processing", "speed", "service_tier")
 """Terms that replace each other: a call is served on one of them at most."""
 
 TERM_NAMES = Terms._fields
+
+
+def _only_provider(contracts: Sequence[ContractPrice]) -> str:
+    """Return the provider of contracts for an unlisted model; "" where they name several."""
+    named = {row.provider for row in contracts if row.provider}
+    return named.pop() if len(named) == 1 else ""
 
 
 def _bare_name(model: str) -> str:

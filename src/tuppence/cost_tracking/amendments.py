@@ -145,6 +145,10 @@ def _calls_after(tx: Transaction, last_id: int, span: Span, *, unpriced_only: bo
     parameters: list[object] = [last_id]
     if unpriced_only:
         conditions.append("t.unpriced_count > 0")
+        conditions.append(
+            "NOT EXISTS (SELECT 1 FROM api_usage_log c "
+            "WHERE c.corrects_ref = t.id AND c.unpriced_count < 0)"
+        )
     for bound, comparison in ((span.start_micros, ">="), (span.end_micros, "<")):
         if bound is not None:
             conditions.append(f"t.occurred_at_micros {comparison} ?")

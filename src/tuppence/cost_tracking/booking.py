@@ -177,7 +177,7 @@ def rows_of(call: Call, book: PriceBook) -> list[UsageRow]:
             UsageRow(
                 call.occurred_at_micros,
                 call.attribution,
-                provider or (price.provider if price is not None else UNKNOWN_PROVIDER),
+                provider or (price.provider if price is not None else "") or UNKNOWN_PROVIDER,
                 part.model,
                 price if cost is not None else None,
                 measures,
@@ -247,12 +247,18 @@ def book_calls(
 def book_one(
     tx: Transaction, dictionary: Dictionary, book: PriceBook, call: Call
 ) -> tuple[list[Row], bool]:
-    """Book one call and return its rows (LOG_COLUMNS) as the ledger has them, and if it was new."""
+    """Book one call; return its rows as the ledger has them, and whether it was new.
+
+    A row is its model's provider and name, then LOG_COLUMNS.
+    """
     booked = book_calls(tx, dictionary, book, [call])
-    query = f"SELECT {', '.join(LOG_COLUMNS)} FROM api_usage_log"
+    query = (
+        f"SELECT m.provider, m.name, {', '.join(f't.{name}' for name in LOG_COLUMNS)} "
+        "FROM api_usage_log t JOIN models m ON m.id = t.model_ref"
+    )
     if call.idempotency_key is None:
-        return tx.rows(f"{query} WHERE id = ?", (tx.last_inserted_id(),)), True
-    by_key = f"{query} WHERE idempotency_key = ? ORDER BY part"
+        return tx.rows(f"{query} WHERE t.id = ?", (tx.last_inserted_id(),)), True
+    by_key = f"{query} WHERE t.idempotency_key = ? ORDER BY t.id"
     return tx.rows(by_key, (call.idempotency_key,)), booked.calls == 1
 
 

@@ -23,6 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
     case,
     event,
+    func,
     select,
 )
 from sqlalchemy.orm import Mapped, column_property, mapped_column
@@ -202,18 +203,20 @@ class DailyProjectUsage(Measures, Base):
     model_ref: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
 
 
+def _found(reference: Any, column: Any, identity: Any) -> Any:
+    """Return the value behind a reference of a row, as a column that may be queried alone.
+
+    The condition on the row's own column is what makes `select(APIUsageLog.team_id)` ask the usage
+    log; a bare subquery would stand alone there, and answer once instead of for each row.
+    """
+    query = select(func.nullif(column, "")).where(identity == reference).scalar_subquery()
+    return case((reference.is_not(None), query))
+
+
 def _name_of(dictionary: Any, reference: Any, attribution_ref: Any) -> Any:
-    """Return the query for a name behind a usage row's attribution."""
-    return (
-        select(dictionary.name)
-        .join(UsageAttribution, reference == dictionary.id)
-        .where(UsageAttribution.id == attribution_ref)
-        .scalar_subquery()
-    )
-
-
-def _of_attribution(column: Any, attribution_ref: Any) -> Any:
-    return select(column).where(UsageAttribution.id == attribution_ref).scalar_subquery()
+    """Return the name behind a usage row's attribution."""
+    names = select(dictionary.name).where(dictionary.id == reference).scalar_subquery()
+    return _found(attribution_ref, names, UsageAttribution.id)
 
 
 class APIUsageLog(Base):
@@ -293,22 +296,18 @@ class APIUsageLog(Base):
         _name_of(Project, UsageAttribution.project_ref, attribution_ref)
     )
     task_type: Mapped[str | None] = column_property(
-        _of_attribution(UsageAttribution.task_type, attribution_ref)
+        _found(attribution_ref, UsageAttribution.task_type, UsageAttribution.id)
     )
     task_complexity: Mapped[str | None] = column_property(
-        _of_attribution(UsageAttribution.task_complexity, attribution_ref)
+        _found(attribution_ref, UsageAttribution.task_complexity, UsageAttribution.id)
     )
-    provider: Mapped[str] = column_property(
-        select(Model.provider).where(Model.id == model_ref).scalar_subquery()
-    )
-    model: Mapped[str] = column_property(
-        select(Model.name).where(Model.id == model_ref).scalar_subquery()
-    )
+    provider: Mapped[str] = column_property(_found(model_ref, Model.provider, Model.id))
+    model: Mapped[str] = column_property(_found(model_ref, Model.name, Model.id))
     session_id: Mapped[str | None] = column_property(
-        select(AgentSession.name).where(AgentSession.id == session_ref).scalar_subquery()
+        _found(session_ref, AgentSession.name, AgentSession.id)
     )
     agent_id: Mapped[str | None] = column_property(
-        select(AgentSession.agent).where(AgentSession.id == session_ref).scalar_subquery()
+        _found(session_ref, AgentSession.agent, AgentSession.id)
     )
     total_cost_nanos: Mapped[int] = column_property(
         input_cost_nanos

@@ -74,13 +74,19 @@ class CostTrackingService:
         return self._log(self._call(usage))[0]
 
     def log_response(
-        self, response: object, *, provider: str, **attribution: Unpack[AttributionRecord]
+        self,
+        response: object,
+        *,
+        provider: str,
+        model: str = "",
+        **attribution: Unpack[AttributionRecord],
     ) -> list[APIUsageLog]:
         """Book a provider's response (a dictionary or an SDK's object), all parts of it.
 
-        Counts are read by the provider's own convention. Raises as `log_api_usage`.
+        Counts are read by the provider's own convention. `model` is for responses that do not name
+        theirs (Bedrock Converse). Raises as `log_api_usage`.
         """
-        metered = read_response(response, provider)
+        metered = read_response(response, provider, model=model)
         return self._log(call_of_response(metered, provider, attribution, self.ledger.now()))
 
     def log_many(self, records: Iterable[UsageRecord]) -> Booked:
@@ -182,11 +188,16 @@ class AsyncCostTrackingService:
         return await self._threads.call(self._service.log_api_usage, **usage)
 
     async def log_response(
-        self, response: object, *, provider: str, **attribution: Unpack[AttributionRecord]
+        self,
+        response: object,
+        *,
+        provider: str,
+        model: str = "",
+        **attribution: Unpack[AttributionRecord],
     ) -> list[APIUsageLog]:
         """See CostTrackingService.log_response."""
         return await self._threads.call(
-            self._service.log_response, response, provider=provider, **attribution
+            self._service.log_response, response, provider=provider, model=model, **attribution
         )
 
     async def log_many(self, records: Iterable[UsageRecord]) -> Booked:
@@ -262,16 +273,16 @@ def _summary(entity: str, measures: Measures) -> CostSummary:
 
 def _log_row(row: Row, call: Call) -> APIUsageLog:
     """Return a mapped row as SQLAlchemy would load it, without asking the database again."""
-    columns: Mapping[str, Any] = dict(zip(LOG_COLUMNS, row, strict=True))
+    provider, model, *values = row
+    columns: Mapping[str, Any] = dict(zip(LOG_COLUMNS, values, strict=True))
     attribution = call.attribution
-    part = call.parts[columns["part"]]
     names = {name: value or None for name, value in attribution._asdict().items() if name != "tags"}
     timestamp = from_micros(columns["occurred_at_micros"])
     total = sum(columns[name] for name in LOG_COLUMNS if name.endswith("_cost_nanos"))
     return APIUsageLog(
         timestamp=timestamp,
-        model=part.model,
-        provider=call.provider,
+        model=model,
+        provider=provider,
         total_cost_nanos=total,
         **names,
         **{name: value for name, value in columns.items() if name != "occurred_at_micros"},

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import errors
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from tuppence.errors import DatabaseUnreachable, InvalidInput
+from tuppence.errors import DatabaseUnreachable, InvalidInput, LedgerError
 from tuppence.storage.database import BulkInsert, Kind, Row, Transaction, without_password
 
 P = ParamSpec("P")
@@ -126,6 +126,13 @@ class PostgresqlDatabase:
                 field="database",
                 value=without_password(self._conninfo),
                 remedy="check DATABASE_URL and that the server runs",
+            ) from error
+        except (errors.ProgrammingError, errors.InternalError) as error:
+            raise LedgerError(
+                f"the server refused a statement ({' '.join(str(error).split())})",
+                field="database",
+                value=without_password(self._conninfo),
+                remedy="check that the user may write, and that the database is the ledger's own",
             ) from error
 
     def _pool(self) -> ConnectionPool[psycopg.Connection[Row]]:

@@ -11,6 +11,7 @@ import click
 
 from tuppence import __version__
 from tuppence.errors import InvalidInput, TuppenceError
+from tuppence.settings import wants_colours
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -65,7 +66,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; errors are one line, exit codes 1 (failure) and 2 (usage)."""
     try:
-        cli.main(standalone_mode=False)
+        cli.main(standalone_mode=False, color=_colours())
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(EXIT_USAGE)
@@ -86,5 +87,10 @@ def main() -> None:
 
 
 def _fail(error: TuppenceError, code: int) -> None:
-    click.echo(f"{click.style('error', fg='red')}: {error}", err=True)
+    click.echo(f"{click.style('error', fg='red')}: {error}", err=True, color=_colours())
     sys.exit(code)
+
+
+def _colours() -> bool | None:
+    """Return what click asks for: None to decide by whether a terminal is there."""
+    return None if wants_colours() else False
