@@ -15,11 +15,13 @@ TOKENS = st.integers(min_value=0, max_value=1_000_000)
 
 
 def only_usage(usage):
+    """The usage of a response with one part."""
     (part,) = read_usage(usage, MODEL)
     return part.usage
 
 
 def only_terms(**fields):
+    """The terms of a response with these fields in its usage."""
     (part,) = read_usage({"input_tokens": 1, "output_tokens": 1, **fields}, MODEL)
     return part.terms
 

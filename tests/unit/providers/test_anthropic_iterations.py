@@ -11,6 +11,7 @@ OPUS, FABLE, SONNET = "claude-opus-4-8", "claude-fable-5", "claude-sonnet-4-6"
 
 
 def entry(kind, *, plain, output, written=0, read=0, model=None, **fields):
+    """One entry of `usage.iterations`."""
     return {
         "type": kind,
         "input_tokens": plain,
@@ -23,6 +24,7 @@ def entry(kind, *, plain, output, written=0, read=0, model=None, **fields):
 
 
 def top_level(**fields):
+    """The top level of a usage."""
     usage = {"input_tokens": 10, "output_tokens": 20, "cache_read_input_tokens": 100}
     return {**usage, **fields}
 

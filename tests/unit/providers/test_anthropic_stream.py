@@ -12,12 +12,14 @@ OPUS, FABLE = "claude-opus-4-8", "claude-fable-5"
 
 
 def start(model=OPUS, **usage):
+    """A message_start event."""
     message = {"id": "msg_01", "model": model, "stop_reason": None, "content": []}
     counts = {"input_tokens": 10, "output_tokens": 1, **usage}
     return {"type": "message_start", "message": {**message, "usage": counts}}
 
 
 def delta(stop_reason="end_turn", **usage):
+    """A message_delta event."""
     return {"type": "message_delta", "delta": {"stop_reason": stop_reason}, "usage": usage}
 
 

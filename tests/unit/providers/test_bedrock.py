@@ -14,10 +14,12 @@ TOKENS = st.integers(min_value=0, max_value=1_000_000)
 
 
 def converse(**usage):
+    """A Converse response."""
     return {"usage": {"inputTokens": 12, "outputTokens": 34, **usage}, "stopReason": "end_turn"}
 
 
 def only_part(response):
+    """The only part of a response."""
     (part,) = read_response(response).parts
     return part
 

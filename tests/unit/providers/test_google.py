@@ -49,6 +49,7 @@ SDK = {
 
 
 def only_part(**metadata):
+    """The only part of a response with this metadata."""
     (part,) = read_response({"modelVersion": MODEL, "usageMetadata": metadata}).parts
     return part
 

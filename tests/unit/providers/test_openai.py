@@ -15,10 +15,12 @@ TOKENS = st.integers(min_value=0, max_value=1_000_000)
 
 
 def responses(usage, **fields):
+    """A response of the Responses API."""
     return {"id": "resp_01", "object": "response", "model": MODEL, "usage": usage, **fields}
 
 
 def chat(usage, **fields):
+    """A chat completion."""
     return {
         "id": "chatcmpl-01",
         "object": "chat.completion",
@@ -29,6 +31,7 @@ def chat(usage, **fields):
 
 
 def only_usage(response):
+    """The usage of a response with one part."""
     (part,) = read_response(response).parts
     return part.usage
 
@@ -187,6 +190,7 @@ def test_litellm_31837_the_tier_that_served_counts(served, expected):
 
 
 def web_search(action, status="completed"):
+    """An output item of a web search."""
     return {"type": "web_search_call", "status": status, "action": {"type": action}}
 
 
