@@ -37,7 +37,8 @@ from tuppence.errors import IdempotencyConflict, InvalidInput, TuppenceError
 from tuppence.storage.database import Transaction
 
 THREADS = 16
-KEYS = 25
+INJECTION = "'; DROP TABLE teams; --"
+KEYS = 130
 
 KEYED: dict[str, Callable[[str], bytes]] = {
     "caller": key_of_caller,
@@ -158,14 +159,16 @@ def test_book_one_returns_the_row_that_is_there(ledger: Ledger) -> None:
     first, new = ledger.book_one(made)
     again, new_again = ledger.book_one(made)
     assert (new, new_again) == (True, False)
-    assert first == again == rows_of_log(ledger)
+    assert first == again
+    assert [row[:2] for row in first] == [("acme", "alpha"), ("bolt", "beta")]
+    assert [row[2:] for row in first] == rows_of_log(ledger)
 
 
 def test_book_one_without_key_returns_its_own_row(ledger: Ledger) -> None:
     """The row that is returned must be the call's own, not that of a name made for it."""
     ledger.book([call() for _ in range(3)])
-    ((number, *_), *_), _ = ledger.book_one(call(team_id="new", session_id="s", tags=("t",)))
-    assert number == rows_of_log(ledger)[-1][0]
+    (row,), _ = ledger.book_one(call(team_id="new", session_id="s", tags=("t",)))
+    assert row[2:] == rows_of_log(ledger)[-1]
 
 
 def test_empty_batch(ledger: Ledger) -> None:
@@ -286,26 +289,35 @@ def test_full_disk_leaves_a_ledger_that_works(sqlite_url: str) -> None:
     ledger.close()
 
 
-def test_nulls_and_unicode_in_every_text(ledger: Ledger) -> None:
-    """Texts that need quoting must come back as they were, and missing ones as NULL."""
-    hard = ('"', "\\", "{}", "NULL", "a,b", "%s ?", "日本語 🪙", "\t\n", "'; DROP TABLE teams --")
+@pytest.mark.parametrize("copies", [1, 20])
+def test_nulls_and_unicode_in_every_text(ledger: Ledger, copies: int) -> None:
+    """Texts that need quoting must come back as they were, and missing ones as NULL.
+
+    Large batches go another way to PostgreSQL than small ones.
+    """
+    hard = ('"', "\\", "{}", "NULL", "\\N", "a,b", "%s ?", "日本語 🪙", "\t\r\n", INJECTION)
     calls = [
         Call(
             call().occurred_at_micros,
             Attribution(text, text, text, text, text, (text,), text, text),
             None,
             (MeteredPart("alpha", Usage(1, other_units=((text, 1), ("web_searches", 2)))),),
-            None if number % 2 else key_of_caller(text),
+            key_of_caller(f"{text} {copy}") if copy else None,
         )
-        for number, text in enumerate(hard)
+        for text in hard
+        for copy in range(copies)
     ]
-    ledger.book([*calls, call()])
+    assert ledger.book([*calls, call()]).calls == len(calls) + 1
     for dimension in ("team", "project", "user", "task_type", "tag", "session", "agent"):
         rows, _ = ledger.summary(SummaryQuery((dimension,), Span(), None, (("team", hard),)))
         assert {row.keys[0] for row in rows} == set(hard)
     place = LOG_COLUMNS.index("other_units")
     units = {row[place] for row in rows_of_log(ledger)}
     assert units == {None, *(f"{text}=1;web_searches=2" for text in hard)}
+    assert {row[place + 2] for row in rows_of_log(ledger)} == {
+        None,
+        *(one.idempotency_key for one in calls),
+    }
 
 
 UNUSABLE = {

@@ -379,6 +379,7 @@ def _fingerprint(call: Call, part: MeteredPart) -> int:
             usage.token_counts,
             usage.other_units,
             part.terms,
+            call.output_complete,
         )
     )
     return int.from_bytes(hashlib.blake2b(payload, digest_size=8).digest(), "big") >> 1
