@@ -264,20 +264,22 @@ def book_one(
 
 def numbered_rows(dictionary: Dictionary, rows: Sequence[UsageRow]) -> list[NumberedRow]:
     """Return the rows with ids for names, in the order of the columns of the usage log."""
-    attributions = dictionary.attribution_ids({row.attribution for row in rows})
-    sessions = dictionary.session_ids({row.attribution[-2:] for row in rows})
+    combinations = {row.attribution for row in rows}
+    attributions = dictionary.attribution_ids(combinations)
+    sessions = dictionary.session_ids({combination[-2:] for combination in combinations})
+    charged_to = {one: (attributions[one], sessions[one[-2:]]) for one in combinations}
     models = dictionary.model_ids({(row.provider, row.model) for row in rows})
-    prices = {row.price: dictionary.price_id(row.price) for row in rows if row.price is not None}
+    prices: dict[Price | None, int | None] = {None: None}
+    prices |= {price: dictionary.price_id(price) for price in {row.price for row in rows} if price}
     if len(rows) > 1:
         # Two batches that share keys wait for each other in one order, and cannot deadlock.
         rows = sorted(rows, key=lambda row: (row.idempotency_key or b"", row.part))
     return [
         (
             row.occurred_at_micros,
-            attributions[row.attribution],
-            sessions[row.attribution[-2:]],
+            *charged_to[row.attribution],
             models[row.provider, row.model],
-            None if row.price is None else prices[row.price],
+            prices[row.price],
             *row.measures,
             *row[6:],
         )

@@ -9,7 +9,14 @@ from typing import Any, TypedDict
 
 from tuppence.core.attribution import Attribution
 from tuppence.core.periods import to_micros
-from tuppence.core.usage import MeteredPart, MeteredResponse, Terms, Usage, other_units
+from tuppence.core.usage import (
+    STANDARD_TERMS,
+    MeteredPart,
+    MeteredResponse,
+    Terms,
+    Usage,
+    other_units,
+)
 from tuppence.cost_tracking.booking import Call, key_of_caller, key_of_response
 from tuppence.errors import InvalidInput
 
@@ -63,6 +70,7 @@ class UsageRecord(AttributionRecord, total=False):
 
 _ATTRIBUTION_FIELDS = AttributionRecord.__optional_keys__
 _USAGE_FIELDS = UsageRecord.__optional_keys__
+_TERM_FIELDS = frozenset({"batch", "speed", "service_tier", "inference_geo"})
 
 
 def call_of_record(record: UsageRecord, now: datetime, provider_of: Callable[[str], str]) -> Call:
@@ -158,6 +166,8 @@ def _other_units(record: UsageRecord) -> dict[str, int]:
 
 
 def _terms(record: UsageRecord) -> Terms:
+    if _TERM_FIELDS.isdisjoint(record):
+        return STANDARD_TERMS
     tier = record.get("service_tier") or ""
     speed = record.get("speed") or ""
     return Terms(

@@ -55,7 +55,11 @@ class Transaction(Protocol):
         """Run one statement and return how many rows it changed."""
 
     def insert(self, statement: BulkInsert, rows: Sequence[Sequence[object]]) -> int:
-        """Insert many rows and return how many were inserted or updated."""
+        """Insert many rows and return how many were inserted or updated.
+
+        With "DO NOTHING", fewer than asked for means that some were there already; then none may
+        have been inserted, and the caller has to `undo`.
+        """
 
     def last_inserted_id(self) -> int:
         """Return the id that the last inserted row was given."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_CONNECTIONS = 8
+ROWS_TO_COPY = 100
+"""From how many rows on COPY, which takes one more exchange with the server, is quicker."""
 MAX_ATTEMPTS = 10
 """How often an operation is tried again after a deadlock or a clash of transactions."""
 
@@ -43,14 +45,27 @@ class PostgresqlTransaction:
         return self._cursor.execute(_with_marks(sql), parameters).rowcount
 
     def insert(self, statement: BulkInsert, rows: Sequence[Sequence[object]]) -> int:
-        """Insert many rows in one statement and return how many were inserted or updated."""
+        """Insert many rows and return how many were inserted or updated.
+
+        With "DO NOTHING", fewer than asked for means that the caller has to `undo`.
+        """
         if not rows:
             return 0
-        arrays = [
-            _array(kind, column)
-            for (_, kind), column in zip(statement.columns, zip(*rows, strict=True), strict=True)
-        ]
+        columns = list(zip(statement.columns, zip(*rows, strict=True), strict=True))
+        if statement.on_conflict == "DO NOTHING" and len(rows) >= ROWS_TO_COPY:
+            return self._copy(statement, [_copied(kind, column) for (_, kind), column in columns])
+        arrays = [_array(kind, column) for (_, kind), column in columns]
         return self._cursor.execute(_insert_sql(statement), arrays).rowcount
+
+    def _copy(self, statement: BulkInsert, columns: Sequence[Iterable[str]]) -> int:
+        """Copy rows into the table: twice as quick as an insert, and all of them or none."""
+        lines = "\n".join(map("\t".join, zip(*columns, strict=True)))
+        try:
+            with self._cursor.copy(_copy_sql(statement)) as copy:
+                copy.write(f"{lines}\n")
+        except errors.UniqueViolation:
+            return 0
+        return self._cursor.rowcount
 
     def last_inserted_id(self) -> int:
         """Return the id that the last inserted row was given; roll-ups have no such ids."""
@@ -176,6 +191,25 @@ def _insert_sql(statement: BulkInsert) -> Any:
         f"INSERT INTO {statement.table} ({statement.column_list}) "
         f"SELECT * FROM unnest({arrays}) ON CONFLICT {statement.on_conflict}"
     )
+
+
+@lru_cache(maxsize=64)
+def _copy_sql(statement: BulkInsert) -> Any:
+    return f"COPY {statement.table} ({statement.column_list}) FROM STDIN"
+
+
+def _copied(kind: Kind, values: Sequence[Any]) -> Iterable[str]:
+    """Return values as COPY reads them."""
+    if kind == "bigint":
+        texts = map(str, values)
+        return [_NULL if text == "None" else text for text in texts] if None in values else texts
+    if kind == "bytea":
+        return [_NULL if value is None else f"\\\\x{value.hex()}" for value in values]
+    return [_NULL if value is None else value.translate(_COPY_ESCAPES) for value in values]
+
+
+_NULL = "\\N"
+_COPY_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def _array(kind: Kind, values: Sequence[Any]) -> str:
