@@ -60,17 +60,16 @@ class Span(NamedTuple):
     @classmethod
     def between(cls, start: datetime | None, end: datetime | None) -> Span:
         """Return the span; raise InvalidPeriod when the end comes before the start."""
-        span = cls(
-            None if start is None else to_micros(start), None if end is None else to_micros(end)
-        )
-        if start is not None and end is not None and span.start_micros > span.end_micros:  # type: ignore[operator]
+        if start is not None and end is not None and to_micros(start) > to_micros(end):
             raise InvalidPeriod(
                 f"comes after the end {end.isoformat()}",
                 field="start",
                 value=start.isoformat(),
                 remedy="give the earlier date first",
             )
-        return span
+        return cls(
+            None if start is None else to_micros(start), None if end is None else to_micros(end)
+        )
 
 
 class Piece(NamedTuple):

@@ -111,10 +111,11 @@ def _cached_data(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, msgspec.DecodeError):
         cached: dict[str, Any] = msgspec.json.decode(path.read_bytes())
         return cached
-    data = read_public_list() | {"overlay": _read_overlay()}
+    content = msgspec.json.encode(read_public_list() | {"overlay": _read_overlay()})
     with contextlib.suppress(OSError):  # a read-only home costs time at each start, nothing else
-        _write_whole(path, msgspec.json.encode(data))
-    return msgspec.json.decode(msgspec.json.encode(data))  # type: ignore[no-any-return]
+        _write_whole(path, content)
+    data: dict[str, Any] = msgspec.json.decode(content)
+    return data
 
 
 def _write_whole(path: Path, content: bytes) -> None:

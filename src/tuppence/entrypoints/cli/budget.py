@@ -12,6 +12,7 @@ from tuppence.core.money import format_dollars, to_dollars, to_nanos
 from tuppence.cost_tracking.budgets import ENTITY_TYPES, BudgetStatus, NewBudget
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.entrypoints.cli.options import database_option, json_option
+from tuppence.entrypoints.cli.tables import Column, draw
 from tuppence.language import translator
 from tuppence.settings import load_settings
 
@@ -82,8 +83,6 @@ def show_budgets(statuses: Sequence[BudgetStatus], *, as_json: bool = False) -> 
     if not statuses:
         click.echo(_("There are no budgets: tuppence budget set team NAME DOLLARS makes one."))
         return
-    from tuppence.entrypoints.cli.tables import Column, draw  # noqa: PLC0415 - rich loads slowly
-
     draw(
         _("Budgets this month"),
         [

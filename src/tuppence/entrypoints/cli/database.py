@@ -13,6 +13,7 @@ from tuppence.core.money import format_dollars, to_dollars
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.cost_tracking.verification import ROLL_UPS, Verified, rebuild
 from tuppence.entrypoints.cli.options import database_option, json_option
+from tuppence.entrypoints.cli.tables import Column, draw
 from tuppence.language import translator
 from tuppence.settings import load_settings
 from tuppence.storage.database import Database, Transaction, without_password
@@ -142,8 +143,6 @@ def size_document(measured: Size) -> dict[str, Any]:
 
 def draw_size(measured: Size) -> None:
     """Print a size as a table."""
-    from tuppence.entrypoints.cli.tables import Column, draw  # noqa: PLC0415 - rich loads slowly
-
     _ = translator(load_settings().language)
     columns = [Column(_("Part"), numeric=False), Column(_("Bytes")), Column(_("Per row"))]
     lines = [_cells(_(name), count, measured.rows) for name, count in measured.parts.items()]

@@ -24,6 +24,7 @@ from tuppence.entrypoints.cli.options import (
     since_option,
     span_of,
 )
+from tuppence.entrypoints.cli.tables import Column, draw
 from tuppence.errors import InvalidInput, InvalidPrice
 from tuppence.language import Translate, mark, translator
 from tuppence.prices.catalogue import load_price_book
@@ -208,8 +209,6 @@ def reprice(
 
 def draw_price(document: Mapping[str, Any]) -> None:
     """Print a model's prices: a row for each way of serving and context tier."""
-    from tuppence.entrypoints.cli.tables import Column, draw  # noqa: PLC0415 - rich loads slowly
-
     _ = translator(load_settings().language)
     rows = _price_rows(document["prices"], _)
     columns = [Column(_("$ per million tokens"), numeric=False), *(Column(_(c)) for c in CLASSES)]
@@ -220,8 +219,6 @@ def draw_price(document: Mapping[str, Any]) -> None:
 
 def draw_comparison(result: Comparison, book: PriceBook) -> None:
     """Print the differences to a second source, and what only one of both has."""
-    from tuppence.entrypoints.cli.tables import Column, draw  # noqa: PLC0415 - rich loads slowly
-
     _ = translator(load_settings().language)
     if result.differences:
         columns = [

@@ -16,6 +16,7 @@ from tuppence.cost_tracking.ledger import Ledger
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.summary import GROUPINGS, UNATTRIBUTED, SummaryQuery, SummaryRow
 from tuppence.entrypoints.cli.options import database_option, json_option, since_option, span_of
+from tuppence.entrypoints.cli.tables import Column, draw
 from tuppence.language import Translate, translator
 from tuppence.settings import load_settings
 
@@ -117,8 +118,6 @@ def draw_report(
     query: SummaryQuery, rows: Sequence[SummaryRow], total: Measures, *, with_notes: bool = True
 ) -> None:
     """Print a report as a table, with what a reader has to know under it."""
-    from tuppence.entrypoints.cli.tables import Column, draw  # noqa: PLC0415 - rich loads slowly
-
     _ = translator(load_settings().language)
     heading = _(query.group_by[0].replace("_", " ").capitalize())
     if not rows:

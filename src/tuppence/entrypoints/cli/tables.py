@@ -9,11 +9,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 NARROW_COLUMNS = 100
 """Below this width tables leave out the columns that are marked wide."""
 
@@ -41,6 +36,12 @@ def draw(
     notes: Sequence[str] = (),
 ) -> None:
     """Print a table with an optional row of totals, and notes under it."""
+    # A tenth of a second: only who looks at a table waits for it.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     width = terminal_columns()
     shown = [
         n for n, column in enumerate(columns) if width >= NARROW_COLUMNS or not column.wide_only
