@@ -200,7 +200,7 @@ def test_reports_on_postgresql(
 
 @pytest.mark.torture
 @given(batches, spans, st.sampled_from(ZONES))
-@settings(max_examples=3_000, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_reports_on_sqlite_at_length(made: list[list[Call]], span: Span, zone: str) -> None:
     """The same as above, looked at for minutes."""
     with _booked("sqlite://", made) as ledger:

@@ -259,7 +259,7 @@ def test_postgresql_ledger_behaves_as_the_model(emptied_postgresql_url: Callable
 @pytest.mark.torture
 def test_sqlite_ledger_behaves_as_the_model_at_length(new_sqlite_url: Callable[[], str]) -> None:
     """The same on SQLite, tried for minutes."""
-    _run(new_sqlite_url, examples=1_000, steps=50)
+    _run(new_sqlite_url, examples=300, steps=50)
 
 
 @pytest.mark.torture
@@ -267,4 +267,4 @@ def test_postgresql_ledger_behaves_as_the_model_at_length(
     emptied_postgresql_url: Callable[[], str],
 ) -> None:
     """The same on PostgreSQL, tried for minutes."""
-    _run(emptied_postgresql_url, examples=200, steps=50)
+    _run(emptied_postgresql_url, examples=60, steps=50)
