@@ -47,8 +47,8 @@ torture: $(VENV)/installed-test ## Run the long tests that kill processes and se
 lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml
 	@$(INSTALL) $(UV)
 	@echo "Resolving"
-	@$(LOCK) --group build --output-file requirements/demo.txt
-	@$(LOCK) --group build --group test --group lint --group translate \
+	@$(LOCK) --extra check --group build --output-file requirements/demo.txt
+	@$(LOCK) --extra check --group build --group test --group lint --group translate \
 		--constraints requirements/demo.txt --output-file requirements/test.txt
 
 ddl: $(VENV)/installed-test ## Write the SQL of a new ledger from the models

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +110,10 @@ def test_a_session_that_went_on_gets_the_difference(ledger: Ledger, tmp_path: Pa
     import_claude_code(ledger, [log])
     assert totals(ledger).incomplete_count == 1
     write(log, row(output=1), row(output=400, stop_reason="end_turn"), row("msg_2"))
+    before = totals(ledger)
     result = import_claude_code(ledger, [log])
     assert (result.booked, result.amended) == (1, 1)
+    assert result.measures == totals(ledger).minus(before)
     total = totals(ledger)
     assert (total.request_count, total.output_tokens, total.incomplete_count) == (2, 410, 1)
     write(log, row(output=1))
@@ -159,6 +163,83 @@ def test_bad_lines_are_counted_and_shown(ledger: Ledger, tmp_path: Path) -> None
     assert (result.booked, result.malformed_lines, result.lines) == (1, 6, 10)
     assert len(result.malformed_examples) == 5
     assert any(f"{log}:2:" in example for example in result.malformed_examples)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"type":"assistant","cwd":"\xff\xfe"}',
+        b"[" * 200_000,
+        (
+            b'{"type":"assistant","message":{"id":"x","model":"a\\u0000b","usage":'
+            b'{"input_tokens":1,"output_tokens":1}},"timestamp":"2026-01-05T12:00:00Z"}'
+        ),
+        (
+            b'{"type":"assistant","message":{"id":"x","model":"m","usage":'
+            b'{"input_tokens":1,"output_tokens":1}},"timestamp":"0001-01-01T00:00:00+14:00"}'
+        ),
+        (
+            b'{"type":"assistant","message":{"id":"x","model":"m","usage":{"input_tokens":1,'
+            b'"output_tokens":1,"service_tier":"a;b=c"}},"timestamp":"2026-01-05T12:00:00Z"}'
+        ),
+    ],
+    ids=["not UTF-8", "nested without end", "NUL in the model", "year 1", "separators"],
+)
+def test_no_line_stops_an_import(ledger: Ledger, tmp_path: Path, bad: bytes) -> None:
+    """Whatever a line holds, it is counted as malformed, and the lines around it are booked."""
+    log = tmp_path / "a.jsonl"
+    log.write_bytes(b"\n".join([json.dumps(row()).encode(), bad, json.dumps(row("m2")).encode()]))
+    result = import_claude_code(ledger, [log])
+    assert (result.booked, result.malformed_lines) == (2, 1)
+    assert totals(ledger).request_count == 2
+
+
+def test_no_file_stops_an_import(ledger: Ledger, tmp_path: Path) -> None:
+    """Dangling links and folders that look like logs are left out; odd folder names are read."""
+    write(tmp_path / "logs" / "a.jsonl", row())
+    (tmp_path / "logs" / "gone.jsonl").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "logs" / "folder.jsonl").mkdir()
+    odd = tmp_path / "logs" / os.fsdecode(b"odd-\xff")
+    write(odd / "b.jsonl", row("m2", cwd=None))
+    result = import_claude_code(ledger, [tmp_path / "logs"])
+    assert (result.files, result.booked, result.malformed_lines) == (2, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "fuller",
+    [
+        {"usage": {"speed": "fast"}, "message": {"model": "claude-opus-5-5"}},
+        {"message": {"model": "claude-sonnet-5-5"}},
+        {"message": {"model": "claude-next-9"}},
+    ],
+    ids=["fast", "other model", "unpriced model"],
+)
+def test_a_fuller_view_may_name_another_model_or_terms(
+    ledger: Ledger, tmp_path: Path, fuller: dict[str, Any]
+) -> None:
+    """A partial import and a full one give what the full one alone gives, repriced or not."""
+    base = {"timestamp": "2026-11-01T12:00:00Z"}
+    early = row(output=1, message={"model": "claude-opus-5-5"}, **base)
+    late = row(output=500, stop_reason="end_turn", **base, **fuller)
+    log = write(tmp_path / "a.jsonl", early)
+    import_claude_code(ledger, [log])
+    write(log, early, late)
+    assert import_claude_code(ledger, [log]).amended == 1
+    fresh = Ledger.open(str(tmp_path / "fresh.db"))
+    import_claude_code(fresh, [log])
+    want = {r.keys: r.measures for r in fresh.summary(SummaryQuery(("model",)))[0]}
+    fresh.close()
+    for unpriced_only in (True, False):
+        found = {r.keys: r.measures for r in ledger.summary(SummaryQuery(("model",)))[0]}
+        assert {key: sums for key, sums in found.items() if any(sums)} == want
+        ledger.verify()
+        ledger.reprice(unpriced_only=unpriced_only)
+    if totals(ledger).unpriced_count:
+        ledger.set_price(
+            "claude-next-9", {"input_mtok": "1", "output_mtok": "5"}, starts_at=datetime(2026, 1, 1)
+        )
+        assert ledger.reprice().changed == 1
+        assert totals(ledger).unpriced_count == 0
 
 
 def test_a_file_that_breaks_off_is_read_as_far_as_it_goes(ledger: Ledger, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -180,7 +180,11 @@ def test_many_are_booked_together_or_not_at_all(tracker: Any) -> None:
         ({"model": ""}, InvalidInput, "model='': is not the name of a model"),
         ({"model": "m", "team": "eng"}, InvalidInput, "team='eng': is not a field"),
         ({"model": "m", "team_id": "x" * 300}, InvalidInput, "team_id=.*is not a usable name"),
-        ({"model": "m", "tags": "env=prod"}, InvalidInput, "tags='env=prod': is one text"),
+        (
+            {"model": "m", "tags": "env=prod"},
+            InvalidInput,
+            "tags='env=prod': is not a list of texts",
+        ),
         (
             {"model": "m", "timestamp": "today"},
             InvalidInput,
@@ -229,6 +233,37 @@ def test_access_is_restricted_to_teams(tracker: Any) -> None:
     assert tracker.get_cost_summary(group_by="team", allowed_teams=[]) == []
     assert tracker.get_cost_summary(allowed_teams=[]) == []
     assert len(tracker.get_cost_summary(group_by="team")) == 3
+
+
+def test_teams_are_a_list(tracker: Any) -> None:
+    """A text for allowed_teams is refused: its letters must not open teams of one letter."""
+    tracker.log_api_usage(team_id="e", model="gpt-6-sol", input_tokens=1000)
+    with pytest.raises(InvalidInput, match="allowed_teams='engineering': is one text"):
+        tracker.get_cost_summary(group_by="team", allowed_teams="engineering")
+    with pytest.raises(UnknownGrouping):
+        tracker.get_cost_summary(group_by="colour", allowed_teams=[])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda tracker: tracker.get_cost_summary("2025-01-01"),
+        lambda tracker: tracker.get_cost_summary(date(2025, 1, 1)),
+        lambda tracker: tracker.get_cost_summary(datetime(9999, 12, 31, tzinfo=UTC)),
+        lambda tracker: tracker.get_cost_summary(time_zone=None),
+        lambda tracker: tracker.get_optimization_suggestions(days=10**6),
+        lambda tracker: tracker.log_many([None]),
+        lambda tracker: tracker.log_api_usage(model="m", tags=5),
+        lambda tracker: tracker.log_api_usage(model="m", tags=[1, "a"]),
+        lambda tracker: tracker.log_api_usage(model="m", team_id="\udcff"),
+        lambda tracker: tracker.log_api_usage(model="m", timestamp=datetime(1, 1, 1, tzinfo=UTC)),
+        lambda tracker: tracker.create_budget("team", "\udcff", 5),
+    ],
+)
+def test_odd_values_are_errors_of_ours(tracker: Any, ask: Any) -> None:
+    """Values of other types, far dates and broken text are refused by name."""
+    with pytest.raises(InvalidInput):
+        ask(tracker)
 
 
 def test_money_is_taken_in_many_forms(tracker: Any) -> None:

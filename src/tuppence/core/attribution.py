@@ -37,7 +37,12 @@ class Attribution(NamedTuple):
 def check_name(field: str, value: object) -> None:
     """Raise InvalidInput unless value is a text of at most MAX_NAME_LENGTH characters."""
     if isinstance(value, str) and len(value) <= MAX_NAME_LENGTH and "\x00" not in value:
-        return
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # half of a surrogate pair: text that was cut in the middle
+            pass
+        else:
+            return
     problem = "is not a usable name"
-    remedy = f"give text of at most {MAX_NAME_LENGTH} characters, without NUL characters"
+    remedy = f"give UTF-8 text of at most {MAX_NAME_LENGTH} characters, without NUL characters"
     raise InvalidInput(problem, field=field, value=value, remedy=remedy)

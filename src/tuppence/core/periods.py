@@ -11,13 +11,29 @@ from tuppence.errors import InvalidPeriod
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+FIRST_YEAR = 1900
+LAST_YEAR = 2200
 MICROS_PER_SECOND = 1_000_000
 MICROS_PER_HOUR = 3_600 * MICROS_PER_SECOND
 MICROS_PER_DAY = 24 * MICROS_PER_HOUR
 
 
 def to_micros(moment: datetime) -> int:
-    """Return microseconds since 1970; a naive datetime is taken as UTC."""
+    """Return microseconds since 1970; a naive datetime is taken as UTC.
+
+    Raises InvalidPeriod for a moment that is none, or in no year that a call can be of.
+    """
+    if not isinstance(moment, datetime):
+        raise InvalidPeriod(
+            "is not a datetime", field="date", value=moment, remedy="give a datetime, best in UTC"
+        )
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise InvalidPeriod(
+            f"is not in the years {FIRST_YEAR} to {LAST_YEAR}",
+            field="date",
+            value=str(moment),
+            remedy="give a date in these years",
+        )
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return (aware - EPOCH) // MICROSECOND
 
@@ -45,7 +61,7 @@ def load_zone(name: str) -> ZoneInfo:
     """Return the time zone of this name; raise InvalidPeriod for an unknown one."""
     try:
         return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
+    except (ZoneInfoNotFoundError, ValueError, OSError, TypeError):
         raise InvalidPeriod(
             "is not a known time zone", field="tz", value=name, remedy="write a name as Asia/Taipei"
         ) from None

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tuppence.core.periods import MICROS_PER_SECOND, Span
 from tuppence.core.price_book import PriceBook
-from tuppence.core.prices import Price
 from tuppence.core.usage import Terms, Usage, decode_other_units, encode_other_units, other_units
 from tuppence.cost_tracking.booking import (
     MEASURES,
+    UNKNOWN_PROVIDER,
     USAGE_ROWS,
+    Amended,
     NumberedRow,
     UsageRow,
     numbered_rows,
@@ -55,12 +56,16 @@ class _Standing(NamedTuple):
     sums: Measures
     units: Counter[str]
     """What was used beside token classes."""
+    model_ref: int
+    provider: str
+    model: str
+    terms: str | None
+    """Model and terms of the newest row: a fuller view of a call may name others."""
 
 
 _FIRST_ROW = (
-    "SELECT t.id, t.occurred_at_micros, t.attribution_ref, t.session_ref, t.model_ref, "
-    "m.provider, m.name, t.terms, t.part, t.idempotency_key "
-    "FROM api_usage_log t JOIN models m ON m.id = t.model_ref "
+    "SELECT t.id, t.occurred_at_micros, t.attribution_ref, t.session_ref, t.part "
+    "FROM api_usage_log t "
 )
 
 
@@ -84,6 +89,8 @@ def reprice(
         last_id = batch[-1][0]
         corrections = []
         for standing in _standings(tx, batch):
+            if unpriced_only and standing.sums.unpriced_count <= 0:
+                continue
             looked_at += 1
             correction = _repriced_row(dictionary, book, standing)
             still_unpriced += int(correction is None and standing.sums.unpriced_count > 0)
@@ -98,8 +105,8 @@ def reprice(
 
 def amend(
     tx: Transaction, dictionary: Dictionary, book: PriceBook, rows: Sequence[UsageRow]
-) -> int:
-    """Book the differences for calls seen again with more output; return how many there were.
+) -> Amended:
+    """Book the differences for calls seen again with more output; return how many, and how much.
 
     The rows are priced already, by the book in force.
     A row that says as much as the ledger or less is an older view of the call, and ignored.
@@ -107,6 +114,7 @@ def amend(
     del book
     _one_at_a_time(tx)
     amended = set()
+    booked = Measures()
     for row in rows:
         query = (
             f"{_FIRST_ROW} WHERE t.idempotency_key = ? AND t.part = ? AND t.corrects_ref IS NULL"
@@ -118,20 +126,35 @@ def amend(
             numbered = numbered_rows(dictionary, [row])  # a part that was not seen before
         if numbered:
             amended.add(row.idempotency_key)
+            for one in numbered:
+                booked = booked.plus(Measures(*one[MEASURES]))
             tx.insert(USAGE_ROWS, numbered)
             roll_up(tx, dictionary, numbered)
-    return len(amended)
+    return Amended(len(amended), booked)
 
 
 def _amendment(dictionary: Dictionary, row: UsageRow, standing: _Standing) -> list[NumberedRow]:
-    """Return the row with what a fuller view of a call adds; none where it adds nothing."""
-    measures = row.measures.minus(standing.sums)._replace(request_count=0)
+    """Return the rows with what a fuller view of a call adds; none where it adds nothing."""
+    measures = row.measures._replace(request_count=standing.sums.request_count)
+    difference = measures.minus(standing.sums)
     units = Counter(dict(decode_other_units(row.other_units)))
-    units.subtract(standing.units)
-    more = (measures.total_tokens, units.total(), -measures.incomplete_count)
+    more_units = units.copy()
+    more_units.subtract(standing.units)
+    more = (difference.total_tokens, more_units.total(), -difference.incomplete_count)
     if more <= (0, 0, 0):
         return []
-    return [_correction(dictionary, standing, row.price, measures, units)]
+    now = standing._replace(
+        model_ref=dictionary.model_ids({(row.provider, row.model)})[row.provider, row.model],
+        terms=row.terms,
+    )
+    price_ref = None if row.price is None else dictionary.price_id(row.price)
+    if (now.model_ref, now.terms) == (standing.model_ref, standing.terms):
+        return [_correction(now, price_ref, difference, more_units)]
+    taken_back = Counter({unit: -count for unit, count in standing.units.items()})
+    return [
+        _correction(standing, None, Measures().minus(standing.sums), taken_back),
+        _correction(now, price_ref, measures, units),
+    ]
 
 
 def _one_at_a_time(tx: Transaction) -> None:
@@ -144,10 +167,9 @@ def _calls_after(tx: Transaction, last_id: int, span: Span, *, unpriced_only: bo
     conditions = ["t.id > ?", "t.corrects_ref IS NULL"]
     parameters: list[object] = [last_id]
     if unpriced_only:
-        conditions.append("t.unpriced_count > 0")
         conditions.append(
-            "NOT EXISTS (SELECT 1 FROM api_usage_log c "
-            "WHERE c.corrects_ref = t.id AND c.unpriced_count < 0)"
+            "t.id IN (SELECT COALESCE(c.corrects_ref, c.id) FROM api_usage_log c "
+            "WHERE c.unpriced_count > 0)"
         )
     for bound, comparison in ((span.start_micros, ">="), (span.end_micros, "<")):
         if bound is not None:
@@ -161,6 +183,7 @@ def _standings(tx: Transaction, rows: Iterable[Row]) -> list[_Standing]:
     by_id = {row[0]: row for row in rows}
     sums: dict[int, Measures] = {}
     units: dict[int, Counter[str]] = defaultdict(Counter)
+    served: dict[int, list[Any]] = {}
     ids = sorted(by_id)
     for start in range(0, len(ids), 500):
         some = ids[start : start + 500]
@@ -178,44 +201,50 @@ def _standings(tx: Transaction, rows: Iterable[Row]) -> list[_Standing]:
             [*some, *some],
         ):
             units[number].update(dict(decode_other_units(text)))
-    return [_Standing(row, sums[number], units[number]) for number, row in by_id.items()]
+        for number, *newest in tx.rows(
+            "SELECT COALESCE(t.corrects_ref, t.id), t.model_ref, m.provider, m.name, t.terms "
+            "FROM api_usage_log t JOIN models m ON m.id = t.model_ref "
+            f"WHERE t.id IN ({marks}) OR t.corrects_ref IN ({marks}) ORDER BY t.id",
+            [*some, *some],
+        ):
+            served[number] = newest
+    return [
+        _Standing(row, sums[number], units[number], *served[number])
+        for number, row in by_id.items()
+    ]
 
 
 def _repriced_row(
     dictionary: Dictionary, book: PriceBook, standing: _Standing
 ) -> NumberedRow | None:
-    _, occurred_at, _, _, _, provider, model, terms, *_ = standing.row
+    _, occurred_at, *_ = standing.row
     sums = standing.sums
     usage = Usage(*sums[3:10], other_units(standing.units))
     price = book.price(
-        model,
+        standing.model,
         occurred_at // MICROS_PER_SECOND,
-        provider=None if provider == "unknown" else provider,
-        terms=Terms.decode(terms),
+        provider=None if standing.provider == UNKNOWN_PROVIDER else standing.provider,
+        terms=Terms.decode(standing.terms),
     )
     cost = price.cost(usage) if price is not None else None
-    if cost is None:
+    if price is None or cost is None:
         return None
     now = Measures(sums.request_count, 0, sums.incomplete_count, *sums[3:10], *cost)
-    return _correction(dictionary, standing, price, now.minus(sums), {})
+    return _correction(standing, dictionary.price_id(price), now.minus(sums), {})
 
 
 def _correction(
-    dictionary: Dictionary,
-    standing: _Standing,
-    price: Price | None,
-    difference: Measures,
-    units: Mapping[str, int],
+    standing: _Standing, price_ref: int | None, difference: Measures, units: Mapping[str, int]
 ) -> NumberedRow:
-    number, occurred_at, attribution, session, model, *_, terms, part, _key = standing.row
+    number, occurred_at, attribution, session, part = standing.row
     return (
         occurred_at,
         attribution,
         session,
-        model,
-        None if price is None else dictionary.price_id(price),
+        standing.model_ref,
+        price_ref,
         *difference,
-        terms,
+        standing.terms,
         encode_other_units(other_units(units)),
         number,
         None,

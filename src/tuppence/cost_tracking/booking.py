@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct, msgpack
 
 from tuppence.core.attribution import Attribution
-from tuppence.core.money import MAX_NANOS
+from tuppence.core.money import NANOS_PER_DOLLAR
 from tuppence.core.periods import MICROS_PER_HOUR, MICROS_PER_SECOND, from_micros
 from tuppence.core.price_book import PriceBook
 from tuppence.core.prices import Cost, Price
@@ -27,6 +27,9 @@ from tuppence.storage.database import BulkInsert, Kind, Row, Transaction
 
 HOURS_PER_DAY = 24
 UNKNOWN_PROVIDER = "unknown"
+MAX_CALL_NANOS = 1_000_000 * NANOS_PER_DOLLAR
+"""No call costs more; sums stay far from what a column holds."""
+
 NO_COST = Cost(0, 0, 0, 0, 0, 0)
 
 NumberedRow = tuple[Any, ...]
@@ -38,7 +41,15 @@ MEASURES = slice(5, 5 + len(COLUMNS))
 Fingerprints = dict[bytes | None, dict[int, int]]
 """{idempotency key: {part: fingerprint}}."""
 
-OnChanged = Callable[[Transaction, Dictionary, PriceBook, "Sequence[UsageRow]"], int]
+
+class Amended(NamedTuple):
+    """What was booked for calls that were booked before with another payload."""
+
+    calls: int
+    measures: Measures
+
+
+OnChanged = Callable[[Transaction, Dictionary, PriceBook, "Sequence[UsageRow]"], Amended]
 
 REFERENCES = ("attribution_ref", "session_ref", "model_ref", "price_ref")
 
@@ -134,7 +145,7 @@ class Booked(NamedTuple):
     duplicates: int
     """Calls that had been booked before, and were left alone."""
     measures: Measures
-    """Sums over what was new."""
+    """Sums over what was booked: new calls, and what known ones had more."""
     amended: int = 0
     """Calls that had been booked with less output, and now have a row with the difference."""
 
@@ -166,9 +177,9 @@ def rows_of(call: Call, book: PriceBook) -> list[UsageRow]:
             *usage.token_counts,
             *(cost or NO_COST),
         )
-        if cost is not None and cost.total_nanos > MAX_NANOS:
+        if cost is not None and cost.total_nanos > MAX_CALL_NANOS:
             raise InvalidUsage(
-                "costs more than the ledger can hold",
+                "costs more than a million dollars",
                 field="usage",
                 value=usage,
                 remedy="check the counts",
@@ -194,7 +205,7 @@ def rows_of(call: Call, book: PriceBook) -> list[UsageRow]:
 
 def refuse_changed(
     tx: Transaction, dictionary: Dictionary, book: PriceBook, rows: Sequence[UsageRow]
-) -> int:
+) -> Amended:
     """Raise IdempotencyConflict: the key of these rows was used before for another call."""
     del tx, dictionary, book
     raise _conflict(rows[0])
@@ -223,7 +234,7 @@ def book_calls(
     (IdempotencyConflict: nothing is booked) or books the difference and says for how many calls.
     """
     rows, changed_repeats, duplicates = _without_repeats(calls, book)
-    amended = 0
+    amendments = []
     tx.savepoint()
     numbered = numbered_rows(dictionary, rows)
     while tx.insert(USAGE_ROWS, numbered) != len(numbered):
@@ -232,15 +243,19 @@ def book_calls(
         before = fingerprints(tx, (row.idempotency_key for row in rows))
         known = [row for row in rows if row.idempotency_key in before]
         changed = _changed(known, before)
-        amended += on_changed(tx, dictionary, book, changed) if changed else 0
+        if changed:
+            amendments.append(on_changed(tx, dictionary, book, changed))
         duplicates += len({row.idempotency_key for row in known})
         rows = [row for row in rows if row.idempotency_key not in before]
         tx.savepoint()
         numbered = numbered_rows(dictionary, rows)
     roll_up(tx, dictionary, numbered)
     if changed_repeats:
-        amended += on_changed(tx, dictionary, book, changed_repeats)
+        amendments.append(on_changed(tx, dictionary, book, changed_repeats))
     total = _sum([row[MEASURES] for row in numbered])
+    for amendment in amendments:
+        total = total.plus(amendment.measures)
+    amended = sum(amendment.calls for amendment in amendments)
     return Booked(len(calls) - duplicates, duplicates - amended, total, amended)
 
 

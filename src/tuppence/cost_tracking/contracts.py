@@ -13,9 +13,13 @@ from tuppence.prices.catalogue import rate_from_dollars
 from tuppence.storage.database import Transaction
 
 
-def newest_contract(tx: Transaction) -> int:
-    """Return the id of the newest row: as long as it is the same, so are all contract prices."""
-    return int(tx.rows("SELECT COALESCE(MAX(id), 0) FROM contract_prices")[0][0])
+def contract_version(tx: Transaction) -> tuple[int, int]:
+    """Return (count, newest id) of the rows: while both are the same, so are all contract prices.
+
+    The newest id alone would miss a row with a smaller id that was committed later.
+    """
+    ((count, newest),) = tx.rows("SELECT COUNT(*), COALESCE(MAX(id), 0) FROM contract_prices")
+    return count, newest
 
 
 def read_contracts(tx: Transaction, book: PriceBook) -> list[ContractPrice]:

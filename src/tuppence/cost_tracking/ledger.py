@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Concatenate, Literal, ParamSpec, TypeVar
+from typing import Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from tuppence.core.money import Money
 from tuppence.core.periods import Span
 from tuppence.core.price_book import PriceBook
 from tuppence.cost_tracking import amendments, budgets, verification
 from tuppence.cost_tracking.booking import Booked, Call, book_calls, book_one, refuse_changed
-from tuppence.cost_tracking.contracts import add_contract, newest_contract, read_contracts
+from tuppence.cost_tracking.contracts import add_contract, contract_version, read_contracts
 from tuppence.cost_tracking.dictionary import Dictionary, KnownIds
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.summary import SummaryQuery, SummaryRow, summarize, total_of
@@ -29,6 +29,10 @@ T = TypeVar("T")
 
 OnChange = Literal["refuse", "amend"]
 """What to do with a key that comes again with another payload."""
+
+
+MOST_KNOWN_IDS = 200_000
+"""After so many remembered ids they are looked up anew: sessions come without end."""
 
 
 def utc_now() -> datetime:
@@ -49,7 +53,7 @@ class Ledger:
         self.now = now
         self._load_book = load_book
         self._listed: PriceBook | None = None
-        self._book: tuple[int, PriceBook] | None = None
+        self._book: tuple[tuple[int, int], PriceBook] | None = None
         self._known: KnownIds = {}
 
     @classmethod
@@ -124,6 +128,12 @@ class Ledger:
         """Close the database."""
         self.database.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _write(
         self,
         operation: Callable[Concatenate[Transaction, Dictionary, PriceBook, P], T],
@@ -138,16 +148,18 @@ class Ledger:
             return operation(tx, dictionary, book, *args, **kwargs), dictionary.found
 
         result, found = self.database.run(transaction)
+        if len(self._known) > MOST_KNOWN_IDS:
+            self._known.clear()
         self._known.update(found)
         return result
 
     def _book_in_force(self, tx: Transaction) -> PriceBook:
         """Return the book with the contracts that this transaction sees."""
-        newest = newest_contract(tx)
-        if self._book is None or self._book[0] != newest:
+        version = contract_version(tx)
+        if self._book is None or self._book[0] != version:
             public = self._public_book()
-            contracts = read_contracts(tx, public) if newest else []
-            self._book = (newest, public.with_contracts(contracts))
+            contracts = read_contracts(tx, public) if version[0] else []
+            self._book = (version, public.with_contracts(contracts))
         return self._book[1]
 
     def _public_book(self) -> PriceBook:

@@ -29,7 +29,6 @@ def _check_once(
     attribution: Attribution, provider: str | None, model: str, terms: Terms, units: tuple[str, ...]
 ) -> None:
     attribution.check()
-    _check_encodable("attribution", *attribution[:5], *attribution.tags, *attribution[6:])
     _check("model", [model])
     _check("provider", [] if provider is None else [provider], most=MAX_PROVIDER_LENGTH)
     _check("terms", filter(None, terms), most=MAX_PROVIDER_LENGTH, unusable=SEPARATORS)
@@ -46,18 +45,8 @@ def _check(
     excluded = " ".join(("NUL", *sorted(unusable)))
     for name in names:
         check_name(field, name)
-        _check_encodable(field, name)
         if not name or unusable.intersection(name) or len(name) > most:
             raise _unusable(field, name, f"give text of 1 to {most} characters without {excluded}")
-
-
-def _check_encodable(field: str, *names: str) -> None:
-    """Refuse halves of surrogate pairs, as they come from text that was cut in the middle."""
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise _unusable(field, name, "give text that can be written as UTF-8") from None
 
 
 def _unusable(field: str, name: str, remedy: str) -> InvalidInput:

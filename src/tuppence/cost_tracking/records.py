@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypedDict
 
@@ -118,6 +118,10 @@ def call_of_response(
 
 
 def _refuse_unknown(record: Mapping[str, Any], known: frozenset[str]) -> None:
+    if not isinstance(record, Mapping):
+        raise InvalidInput(
+            "is not a record", field="record", value=record, remedy='give {"model": ..., ...}'
+        )
     if record.keys() <= known:
         return
     name = min(record.keys() - known)
@@ -179,11 +183,8 @@ def _terms(record: UsageRecord) -> Terms:
 
 
 def _attribution(record: AttributionRecord) -> Attribution:
-    tags = record.get("tags")
-    if isinstance(tags, str):
-        raise InvalidInput(
-            "is one text, not a list of tags", field="tags", value=tags, remedy='give ["a", "b"]'
-        )
+    tags = record.get("tags") or ()
+    _refuse_no_texts(tags)
     return Attribution(
         record.get("team_id") or "",
         record.get("project_id") or "",
@@ -194,6 +195,14 @@ def _attribution(record: AttributionRecord) -> Attribution:
         record.get("session_id") or "",
         record.get("agent_id") or "",
     )
+
+
+def _refuse_no_texts(tags: object) -> None:
+    if isinstance(tags, Iterable) and not isinstance(tags, str):
+        tags = tuple(tags)
+        if all(isinstance(tag, str) for tag in tags):
+            return
+    raise InvalidInput("is not a list of texts", field="tags", value=tags, remedy='give ["a", "b"]')
 
 
 def _moment(record: AttributionRecord, now: datetime) -> int:

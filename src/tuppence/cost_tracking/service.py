@@ -25,13 +25,15 @@ from tuppence.cost_tracking.records import (
     call_of_response,
 )
 from tuppence.cost_tracking.summary import SummaryQuery
-from tuppence.errors import InvalidPeriod
+from tuppence.errors import InvalidInput, InvalidPeriod
 from tuppence.insights.suggestion import SuggestionDict
 from tuppence.insights.suggestions import suggest
 from tuppence.providers import read_response
 from tuppence.settings import load_settings
 from tuppence.storage.database import Row
 from tuppence.storage.threads import DatabaseThreads
+
+MAX_DAYS = 36_500
 
 
 class CostSummary(TypedDict):
@@ -107,15 +109,22 @@ class CostTrackingService:
         Without `group_by` the list has one entry, for "all". `allowed_teams` restricts to these
         teams; None is for a caller that may see everything. Raises UnknownGrouping, InvalidPeriod.
         """
-        if allowed_teams is not None and not allowed_teams:
-            return []
+        if isinstance(allowed_teams, str):
+            raise InvalidInput(
+                "is one text, not a list of teams",
+                field="allowed_teams",
+                value=allowed_teams,
+                remedy='give ["a", "b"]',
+            )
         only = (("team", tuple(allowed_teams)),) if allowed_teams is not None else ()
         query = SummaryQuery(
             (group_by,) if group_by is not None else (),
             Span.between(start_date, end_date),
             load_zone(time_zone),
             only,
-        )
+        ).check()
+        if allowed_teams is not None and not allowed_teams:
+            return []
         rows, total = self.ledger.summary(query)
         if group_by is None:
             return [_summary("all", total)]
@@ -152,9 +161,12 @@ class CostTrackingService:
 
         `language` is "en" or "zh_TW"; by default that of the settings.
         """
-        if days <= 0:
+        if days not in range(1, MAX_DAYS + 1):
             raise InvalidPeriod(
-                "is not a number of days", field="days", value=days, remedy="give 1 or more"
+                "is not a usable number of days",
+                field="days",
+                value=days,
+                remedy=f"give a whole number from 1 to {MAX_DAYS}",
             )
         now = self.ledger.now()
         span = Span.between(now - timedelta(days=days), now)
@@ -252,8 +264,9 @@ class AsyncCostTrackingService:
 
 
 def _summary(entity: str, measures: Measures) -> CostSummary:
-    priced = measures.request_count - measures.unpriced_count
-    average = round_half_even(measures.cost_nanos, priced) if priced > 0 else 0
+    # A request of several parts may have several without a price.
+    priced = max(measures.request_count - measures.unpriced_count, 0) or measures.request_count
+    average = round_half_even(measures.cost_nanos, priced) if priced else 0
     return CostSummary(
         entity=entity,
         total_cost=to_dollars(measures.cost_nanos),

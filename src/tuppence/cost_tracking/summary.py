@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from tuppence.core.attribution import check_name
 from tuppence.core.periods import (
     MICROS_PER_DAY,
     MICROS_PER_HOUR,
@@ -54,8 +55,8 @@ DIMENSIONS: Mapping[str, Dimension] = {
     "session": Dimension("session_ref", "sessions", needs="raw"),
     "agent": Dimension("session_ref", "sessions", "agent", needs="raw"),
 }
-PERIODS = ("day", "week", "month")
-GROUPINGS = (*DIMENSIONS, *PERIODS)
+GROUPINGS = (*DIMENSIONS, "day", "week", "month")
+PERIODS = frozenset({"day", "week", "month"})
 FILTERS = ("team", "project", "user", "model")
 
 _NEEDS = ("project", "attribution", "raw")
@@ -84,6 +85,16 @@ class SummaryQuery:
                     value=name,
                     remedy=f"choose one of {', '.join(GROUPINGS)}",
                 )
+        for kind, names in self.only:
+            for name in names:
+                check_name(kind, name)
+        if len(PERIODS.intersection(self.group_by)) > 1:
+            raise UnknownGrouping(
+                "has more than one kind of period",
+                field="group_by",
+                value=self.group_by,
+                remedy=f"choose one of {', '.join(sorted(PERIODS))}",
+            )
         return self
 
 

@@ -142,7 +142,7 @@ class PostgresqlDatabase:
                 value=without_password(self._conninfo),
                 remedy="check DATABASE_URL and that the server runs",
             ) from error
-        except (errors.ProgrammingError, errors.InternalError) as error:
+        except (errors.ProgrammingError, errors.InternalError, errors.DataError) as error:
             raise LedgerError(
                 f"the server refused a statement ({' '.join(str(error).split())})",
                 field="database",

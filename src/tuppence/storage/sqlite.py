@@ -64,14 +64,14 @@ class SqliteTransaction:
 class SqliteDatabase:
     """A SQLite file, or a private database in memory for the path ":memory:".
 
-    One connection writes, guarded by a lock; each reading thread has a connection of its own.
+    One connection writes, guarded by a lock; readers take one of the idle ones, or a new one.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._memory = path == ":memory:"
         self._write_lock = threading.RLock()
-        self._local = threading.local()
+        self._idle_readers: list[sqlite3.Connection] = []
         self._opened: list[sqlite3.Connection] = []
         self._writer: sqlite3.Connection | None = None
         self._process = os.getpid()
@@ -109,12 +109,15 @@ class SqliteDatabase:
         if self._memory:
             return self.run(operation, *args, **kwargs)
         with self._explained():
-            connection = self._reading_connection()
+            self._reopen_after_fork()
+            idle = self._idle_readers
+            connection = idle.pop() if idle else self._connect()
             connection.execute("BEGIN")
             try:
                 return operation(SqliteTransaction(connection, self.url), *args, **kwargs)
             finally:
                 connection.execute("ROLLBACK")
+                idle.append(connection)
 
     def close(self) -> None:
         """Close all connections."""
@@ -129,13 +132,6 @@ class SqliteDatabase:
             self._writer = self._connect()
         return self._writer
 
-    def _reading_connection(self) -> sqlite3.Connection:
-        self._reopen_after_fork()
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect()
-        return connection
-
     def _reopen_after_fork(self) -> None:
         """SQLite connections must not cross a fork (sqlite.org/howtocorrupt.html, 2.6)."""
         if self._process != os.getpid():
@@ -143,7 +139,7 @@ class SqliteDatabase:
             self._forget_connections()
 
     def _forget_connections(self) -> None:
-        self._opened, self._writer, self._local = [], None, threading.local()
+        self._opened, self._writer, self._idle_readers = [], None, []
 
     def _connect(self) -> sqlite3.Connection:
         if not self._memory:

@@ -33,6 +33,8 @@ CALLS_PER_TRANSACTION = 20_000
 SYNTHETIC_MODEL = "<synthetic>"
 """What Claude Code writes for messages of its own, which no provider has billed."""
 EXAMPLES_KEPT = 5
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a line can be that is no JSON: broken, not UTF-8, nested without end."""
 
 
 class Message(msgspec.Struct):
@@ -81,7 +83,7 @@ class ImportResult:
     malformed_lines: int = 0
     malformed_examples: list[str] = field(default_factory=list)
     measures: Measures = Measures()
-    """Sums over what was newly booked."""
+    """Sums over what was booked: new calls, and what known ones had more."""
 
     def add_malformed(self, place: str, problem: str) -> None:
         """Count a line that could not be read, and keep the first few to show."""
@@ -157,7 +159,7 @@ def _read_log(
         result.lines += 1
         try:
             row = decode(text)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             if not _is_other_row(text):
                 result.add_malformed(f"{log.path}:{number}", str(error))
             continue
@@ -174,7 +176,7 @@ def _is_other_row(text: bytes) -> bool:
     """Tell whether a line that has another form is a sound row of a type that is not read."""
     try:
         return msgspec.json.decode(text, type=_AnyRow).type != "assistant"
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False
 
 
@@ -242,7 +244,7 @@ def _call(key: object, answer: _Answer, given: Attribution) -> Call:
         if response_id
         else key_of_caller(f"claude-code line {key!r}"),
         answer.complete,
-    )
+    ).check()
 
 
 @lru_cache(maxsize=1024)
@@ -250,8 +252,7 @@ def _attribution(
     given: Attribution, project_id: str, session_id: str | None, agent_id: str
 ) -> Attribution:
     """Return who a row is charged to; the rows of a session share it."""
-    own = given._replace(project_id=project_id, session_id=session_id or "", agent_id=agent_id)
-    return own.check()
+    return given._replace(project_id=project_id, session_id=session_id or "", agent_id=agent_id)
 
 
 def _moment(timestamp: str | None) -> int:

@@ -72,6 +72,7 @@ def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
         for file in files:
             relative = file.relative_to(path) if path.is_dir() else Path(file.name)
             folder = relative.parts[0] if len(relative.parts) > 1 else ""
+            folder = folder.encode(errors="replace").decode()  # a name may be no UTF-8
             found.setdefault(file.resolve(), LogFile(file, folder, file.stat().st_size))
     return list(found.values())
 
@@ -96,7 +97,8 @@ def read_lines(log: LogFile, on_bytes: Callable[[int], None]) -> Iterator[Line]:
 def _files_at(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if path.name.endswith(ENDINGS) else []
-    return sorted(file for file in path.rglob("*.jsonl*") if file.name.endswith(ENDINGS))
+    files = (file for file in path.rglob("*.jsonl*") if file.name.endswith(ENDINGS))
+    return sorted(file for file in files if file.is_file())
 
 
 def _chunks(path: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:

@@ -49,6 +49,8 @@ def command(
     **names: tuple[str, ...],
 ) -> None:
     """Show what was spent, by team, project, user, model, session, day, week or month."""
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json exclude each other")
     zone = load_zone(tz)
     only = tuple((kind[:-1], wanted) for kind, wanted in names.items() if wanted)
     query = SummaryQuery((by,), span_of(since, until, zone), zone, only)
@@ -165,8 +167,7 @@ def _entity(name: str, _: Translate) -> str:
 def _cells(entity: str, measures: Measures, total: Measures, _: Translate) -> list[str]:
     cost = format_dollars(measures.cost_nanos)
     if measures.unpriced_count:
-        some_priced = measures.unpriced_count < measures.request_count
-        cost = f"{cost}*" if some_priced else f"{_('unpriced')}*"
+        cost = f"{cost}*" if measures.cost_nanos else f"{_('unpriced')}*"
     share = measures.cost_nanos / total.cost_nanos if total.cost_nanos else 0.0
     return [
         entity,

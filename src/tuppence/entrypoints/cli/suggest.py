@@ -20,7 +20,7 @@ from tuppence.settings import load_settings
 @click.command("suggest")
 @click.option("--team", help="Only the calls of this team.")
 @click.option(
-    "--days", type=click.IntRange(min=1), default=30, show_default=True, help="Look back."
+    "--days", type=click.IntRange(1, 36_500), default=30, show_default=True, help="Look back."
 )
 @json_option
 @database_option
