@@ -52,14 +52,13 @@ def set_budget(
         settings.critical_threshold if critical is None else critical,
         tz,
     )
-    ledger = Ledger.open(database)
-    ledger.create_budget(budget)
-    statuses = [
-        status
-        for status in ledger.budget_statuses()
-        if (status.budget.entity_type, status.budget.entity_id) == (entity_type, entity_id)
-    ]
-    ledger.close()
+    with Ledger.open(database) as ledger:
+        ledger.create_budget(budget)
+        statuses = [
+            status
+            for status in ledger.budget_statuses()
+            if (status.budget.entity_type, status.budget.entity_id) == (entity_type, entity_id)
+        ]
     show_budgets(statuses, as_json=as_json)
 
 
@@ -68,9 +67,8 @@ def set_budget(
 @database_option
 def list_budgets(database: str | None, *, as_json: bool) -> None:
     """Show all budgets with what has been spent in the current month, the fullest first."""
-    ledger = Ledger.open(database)
-    statuses = ledger.budget_statuses()
-    ledger.close()
+    with Ledger.open(database) as ledger:
+        statuses = ledger.budget_statuses()
     show_budgets(statuses, as_json=as_json)
 
 

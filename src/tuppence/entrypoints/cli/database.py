@@ -72,7 +72,7 @@ def upgrade(database: str | None, *, as_json: bool) -> None:
 @database_option
 def verify(database: str | None, *, as_json: bool) -> None:
     """Compare every roll-up with the calls that it sums; exit code 1 where they differ."""
-    with closing(Ledger.open(database)) as ledger:
+    with Ledger.open(database) as ledger:
         verified = ledger.verify()
     show_verified(verified, as_json=as_json)
 
@@ -82,7 +82,7 @@ def verify(database: str | None, *, as_json: bool) -> None:
 @database_option
 def rebuild_roll_ups(database: str | None, *, as_json: bool) -> None:
     """Work out all roll-ups anew from the calls, in one transaction, and verify them."""
-    with closing(Ledger.open(database)) as ledger:
+    with Ledger.open(database) as ledger:
         ledger.database.run(rebuild)
         verified = ledger.verify()
     show_verified(verified, as_json=as_json)
@@ -93,7 +93,7 @@ def rebuild_roll_ups(database: str | None, *, as_json: bool) -> None:
 @database_option
 def size(database: str | None, *, as_json: bool) -> None:
     """Show how much room the ledger takes, and how much for each row of the usage log."""
-    with closing(Ledger.open(database)) as ledger:
+    with Ledger.open(database) as ledger:
         measured = size_of(ledger.database)
     if as_json:
         click.echo(json.dumps(size_document(measured), indent=2))

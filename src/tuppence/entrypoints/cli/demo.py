@@ -38,8 +38,10 @@ TRACE_REPORTS = ("project", "model", "week")
 def command(trace: str | None, seed: int, keep: str | None) -> None:
     """Book a day of agent traffic and show who spent what, budgets, and what to do next."""
     yesterday = utc_now().date() - timedelta(days=1)
-    with tempfile.TemporaryDirectory(prefix="tuppence-demo-") as directory:
-        ledger = Ledger.open(keep or str(Path(directory) / "demo.db"))
+    with (
+        tempfile.TemporaryDirectory(prefix="tuppence-demo-") as directory,
+        Ledger.open(keep or str(Path(directory) / "demo.db")) as ledger,
+    ):
         if trace:
             _book_trace(ledger, trace)
         else:
@@ -54,7 +56,6 @@ def command(trace: str | None, seed: int, keep: str | None) -> None:
             click.echo()
             show_budgets(ledger.budget_statuses(datetime.combine(yesterday, time(12), UTC)))
         _show_what_follows(ledger, total)
-        ledger.close()
 
 
 def _book_trace(ledger: Ledger, trace: str) -> None:

@@ -43,12 +43,13 @@ def claude_code(
 ) -> None:
     """Book Claude Code's session logs: .jsonl, .jsonl.gz, .jsonl.xz, or a directory of them."""
     logs = find_logs(paths)
-    ledger = Ledger.open(database)
-    with progress(sum(log.size_bytes for log in logs), wanted=not as_json) as on_bytes:
+    with (
+        Ledger.open(database) as ledger,
+        progress(sum(log.size_bytes for log in logs), wanted=not as_json) as on_bytes,
+    ):
         result = import_claude_code(
             ledger, paths, team_id=team, user_id=user, project_id=project, on_bytes=on_bytes
         )
-    ledger.close()
     if as_json:
         click.echo(json.dumps(import_document(result), indent=2, ensure_ascii=False))
     else:

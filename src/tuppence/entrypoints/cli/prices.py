@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def show(
 ) -> None:
     """Show what a model costs, on which terms, by which source, and how that changed."""
     moment = moment_of(at, "at", UTC_ZONE)
-    with closing(Ledger.open(database)) as ledger:
+    with Ledger.open(database) as ledger:
         book = ledger.price_book()
     seconds = int(time.time() if moment is None else moment.timestamp())
     document = price_document(book, model, provider, seconds, with_history=at is None)
@@ -121,7 +120,7 @@ def set_price(
     prices = {key: value for key, value in given.items() if value is not None}
     prices |= dict(_pair(text) for text in others)
     moment = moment_of(start, "from", UTC_ZONE)
-    with closing(Ledger.open(database)) as ledger:
+    with Ledger.open(database) as ledger:
         moment = moment or ledger.now()
         ledger.set_price(model.strip(), prices, provider=provider.strip(), starts_at=moment)
         book = ledger.price_book()
@@ -189,7 +188,7 @@ def reprice(
 ) -> None:
     """Price the calls that had no price. Differences are booked as rows of their own."""
     span = span_of(since, until, load_zone(tz))
-    with closing(Ledger.open(database)) as ledger:
+    with Ledger.open(database) as ledger:
         done = ledger.reprice(span=span, unpriced_only=not everything)
     if as_json:
         document = done._asdict() | {"difference": to_dollars(done.difference_nanos)}

@@ -16,7 +16,7 @@ from tuppence.cost_tracking.ledger import Ledger
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.summary import GROUPINGS, UNATTRIBUTED, SummaryQuery, SummaryRow
 from tuppence.entrypoints.cli.options import database_option, json_option, since_option, span_of
-from tuppence.entrypoints.cli.tables import Column, draw
+from tuppence.entrypoints.cli.tables import WIDE, Column, draw
 from tuppence.language import Translate, translator
 from tuppence.settings import load_settings
 
@@ -54,9 +54,8 @@ def command(
     zone = load_zone(tz)
     only = tuple((kind[:-1], wanted) for kind, wanted in names.items() if wanted)
     query = SummaryQuery((by,), span_of(since, until, zone), zone, only)
-    ledger = Ledger.open(database)
-    rows, total = ledger.summary(query)
-    ledger.close()
+    with Ledger.open(database) as ledger:
+        rows, total = ledger.summary(query)
     if as_json:
         click.echo(json.dumps(report_document(query, rows, total), ensure_ascii=False, indent=2))
     elif as_csv:
@@ -127,11 +126,11 @@ def draw_report(
         return
     columns = [
         Column(heading, numeric=False),
-        Column(_("Requests")),
-        Column(_("Input")),
-        Column(_("Output")),
-        Column(_("Cache write"), wide_only=True),
-        Column(_("Cache read"), wide_only=True),
+        Column(_("Requests"), from_width=60),
+        Column(_("Input"), from_width=70),
+        Column(_("Output"), from_width=70),
+        Column(_("Cache write"), from_width=WIDE),
+        Column(_("Cache read"), from_width=WIDE),
         Column(_("Cost")),
         Column(_("Share")),
     ]

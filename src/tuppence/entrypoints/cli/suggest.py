@@ -26,10 +26,9 @@ from tuppence.settings import load_settings
 @database_option
 def command(team: str | None, days: int, database: str | None, *, as_json: bool) -> None:
     """Show what would save money, the largest saving first."""
-    ledger = Ledger.open(database)
-    now = ledger.now()
-    found = suggestions(ledger, Span.between(now - timedelta(days=days), now), team)
-    ledger.close()
+    with Ledger.open(database) as ledger:
+        now = ledger.now()
+        found = suggestions(ledger, Span.between(now - timedelta(days=days), now), team)
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
     else:

@@ -9,17 +9,17 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NARROW_COLUMNS = 100
-"""Below this width tables leave out the columns that are marked wide."""
+WIDE = 100
+"""From this width on tables show everything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, whether numbers stand in it, whether only wide terminals show it."""
+    """A column: its heading, whether numbers stand in it, and from which width on it is shown."""
 
     heading: str
     numeric: bool = True
-    wide_only: bool = False
+    from_width: int = 0
 
 
 def terminal_columns() -> int:
@@ -43,9 +43,7 @@ def draw(
     from rich.text import Text  # noqa: PLC0415
 
     width = terminal_columns()
-    shown = [
-        n for n, column in enumerate(columns) if width >= NARROW_COLUMNS or not column.wide_only
-    ]
+    shown = [n for n, column in enumerate(columns) if width >= column.from_width]
     table = Table(
         title=escape(title), title_justify="left", title_style="bold", header_style="cyan"
     )
