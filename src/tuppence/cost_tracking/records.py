@@ -118,7 +118,7 @@ def call_of_response(
 
 
 def _refuse_unknown(record: Mapping[str, Any], known: frozenset[str]) -> None:
-    if not isinstance(record, Mapping):
+    if type(record) is not dict and not isinstance(record, Mapping):  # the former is quicker
         raise InvalidInput(
             "is not a record", field="record", value=record, remedy='give {"model": ..., ...}'
         )
@@ -183,8 +183,9 @@ def _terms(record: UsageRecord) -> Terms:
 
 
 def _attribution(record: AttributionRecord) -> Attribution:
-    tags = record.get("tags") or ()
-    _refuse_no_texts(tags)
+    tags = record.get("tags")
+    if tags is not None:
+        _refuse_no_texts(tags)
     return Attribution(
         record.get("team_id") or "",
         record.get("project_id") or "",
