@@ -129,6 +129,16 @@ def test_a_table_fits_a_narrow_terminal(imported: str) -> None:
     assert "Cache read" in tuppence("report", "--database", imported).stdout
 
 
+@pytest.mark.parametrize("columns", [40, 60])
+def test_amounts_stay_whole_in_very_narrow_terminals(imported: str, columns: int) -> None:
+    """At 40 and 60 columns no line is longer, and the amounts are not cut."""
+    output = tuppence(
+        "report", "--by", "model", "--database", imported, COLUMNS=str(columns)
+    ).stdout
+    assert max(map(len, output.splitlines())) <= columns
+    assert "$0.02*" in output
+
+
 def test_people_read_their_language(imported: str) -> None:
     """Texts are in Traditional Chinese where the locale says so; JSON stays the same."""
     chinese = tuppence("report", "--database", imported, LANG="zh_TW.UTF-8").stdout

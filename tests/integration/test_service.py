@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -233,6 +234,20 @@ def test_access_is_restricted_to_teams(tracker: Any) -> None:
     assert tracker.get_cost_summary(group_by="team", allowed_teams=[]) == []
     assert tracker.get_cost_summary(allowed_teams=[]) == []
     assert len(tracker.get_cost_summary(group_by="team")) == 3
+
+
+def test_threads_that_end_leave_no_connection(sqlite_url: str) -> None:
+    """A hundred short-lived threads that read, one after the other, share one connection."""
+    service = CostTrackingService(sqlite_url)
+    service.log_api_usage(model="gpt-6-sol", input_tokens=1)
+    opened = []
+    for _ in range(100):
+        thread = threading.Thread(target=service.get_cost_summary)
+        thread.start()
+        thread.join()
+        opened.append(len(service.ledger.database._opened))
+    service.close()
+    assert opened[-1] == opened[0]
 
 
 def test_teams_are_a_list(tracker: Any) -> None:
