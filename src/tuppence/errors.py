@@ -7,8 +7,17 @@ TuppenceError
 │   ├── InvalidPeriod                     reversed or unreadable dates, unknown time zone
 │   ├── UnknownGrouping                   a group_by that no report has
 │   ├── InvalidPrice                      a price that cannot be applied
+│   ├── UnknownBudget                     an entity that has no budget
 │   └── NoLogsFound                       a path without any session log
 ├── IdempotencyConflict                   a used key came with another payload; nothing was changed
+│   └── HoldKeyUsed                       a hold with this key was made before
+├── BudgetExceeded                        a call does not fit the money that is left
+│   ├── BudgetPaused                      a budget is paused and lets no call through
+│   └── WaitTimedOut                      others held the money until the deadline
+├── HoldError                             a hold cannot be ended as asked; nothing was changed
+│   ├── UnknownHold
+│   ├── HoldAlreadyEnded                  it was settled or released before
+│   └── HoldExpired                       its lease ran out; it is unresolved until its cost is known
 ├── UnknownPrice                          a price was asked for that no book holds
 └── LedgerError                           the database cannot be used; CLI exit code 1
     ├── DatabaseUnreachable
@@ -60,8 +69,64 @@ class NoLogsFound(InvalidInput):
     """A path given to an import holds no session log."""
 
 
+class UnknownBudget(InvalidInput):
+    """An entity has no budget of this period."""
+
+
 class IdempotencyConflict(TuppenceError):
     """The idempotency key was used before with another payload. Nothing was changed."""
+
+
+class HoldKeyUsed(IdempotencyConflict):
+    """A hold with this idempotency key was made before. Nothing was changed."""
+
+
+class BudgetExceeded(TuppenceError):
+    """A call does not fit the money that is left; nothing is held for it.
+
+    `available_nanos` is the largest bound that would fit now, `resets_at_micros` when the budget
+    begins anew (None where it does not).
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        field: str,
+        value: object,
+        remedy: str,
+        requested_nanos: int = 0,
+        available_nanos: int = 0,
+        resets_at_micros: int | None = None,
+    ) -> None:
+        super().__init__(problem, field=field, value=value, remedy=remedy)
+        self.requested_nanos = requested_nanos
+        self.available_nanos = available_nanos
+        self.resets_at_micros = resets_at_micros
+
+
+class BudgetPaused(BudgetExceeded):
+    """A budget that covers the call is paused."""
+
+
+class WaitTimedOut(BudgetExceeded):
+    """The call would have fitted if others had settled for less before its deadline."""
+
+
+class HoldError(TuppenceError):
+    """A hold cannot be ended as asked. Nothing was changed."""
+
+
+class UnknownHold(HoldError):
+    """There is no hold of this id."""
+
+
+class HoldAlreadyEnded(HoldError):
+    """The hold was settled or released before."""
+
+
+class HoldExpired(HoldError):
+    """The hold's lease ran out: it counts at its bound until it is resolved."""
 
 
 class UnknownPrice(TuppenceError):

@@ -18,7 +18,7 @@ from tests.contract.ledgers import open_and_verify
 from tools.write_ddl import ddl
 from tuppence.cost_tracking.models import Base
 from tuppence.errors import DatabaseUnreachable, InvalidInput, SchemaMismatch
-from tuppence.storage import migrations, opening
+from tuppence.storage import migrations
 from tuppence.storage.opening import DDL_DIRECTORY, SCHEMA_REVISION, connect, open_database
 
 Shape = Mapping[str, Any]
@@ -165,10 +165,10 @@ def test_newer_schema_is_refused(database_url: str) -> None:
     assert "9999" in str(refused.value)
 
 
-def test_older_schema_is_refused(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_schema_is_refused(database_url: str) -> None:
     """A ledger of an earlier version must be upgraded by its owner, never in passing."""
     _by_ddl_file(database_url)
-    monkeypatch.setattr(opening, "SCHEMA_REVISION", "0002")
+    _stamp(database_url, "0001")
     with pytest.raises(SchemaMismatch) as refused:
         open_database(database_url)
     assert refused.value.remedy == "run: tuppence database upgrade"

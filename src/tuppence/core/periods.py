@@ -167,3 +167,61 @@ def month_of(moment: datetime, zone: ZoneInfo | None = None) -> tuple[datetime, 
     first = local.date().replace(day=1)
     following = (first + timedelta(days=32)).replace(day=1)
     return local_midnight(first, zone), local_midnight(following, zone)
+
+
+PERIODS = ("hour", "day", "week", "month", "rolling", "total")
+"""What a limit can be for: calendar periods, the last so many seconds, or all time."""
+
+BUCKETS_PER_WINDOW = 60
+"""A rolling window is counted in so many slices: it looks back up to 1/60 too far, never less."""
+
+END_OF_TIME_MICROS = 2**62
+
+
+class Period(NamedTuple):
+    """A stretch of time that a limit holds for: half-open, in microseconds."""
+
+    start_micros: int
+    end_micros: int
+
+
+def period_at(micros: int, period: str, zone: ZoneInfo, window_seconds: int = 0) -> Period:
+    """Return the period that holds a moment; periods of one kind tile time.
+
+    Days, weeks (from Monday) and months begin at local midnight; hours are those of UTC. Of a
+    rolling window it is the slice that the moment falls into.
+    """
+    if period == "total":
+        return Period(0, END_OF_TIME_MICROS)
+    if period in ("hour", "rolling"):
+        size = MICROS_PER_HOUR if period == "hour" else bucket_micros(window_seconds)
+        start = micros // size * size
+        return Period(start, start + size)
+    first = _first_day(day_of(micros, zone), period)
+    start, end = _midnight_micros(first, zone), _midnight_micros(_following(first, period), zone)
+    # Where clocks go back over midnight, a day that has begun shows yesterday's date once more.
+    while micros >= end:
+        first = _following(first, period)
+        start, end = end, _midnight_micros(_following(first, period), zone)
+    return Period(start, end)
+
+
+def bucket_micros(window_seconds: int) -> int:
+    """Return the length of the slices that a rolling window is counted in."""
+    return max(window_seconds * MICROS_PER_SECOND // BUCKETS_PER_WINDOW, 1)
+
+
+def _first_day(day: date, period: str) -> date:
+    if period == "week":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if period == "month" else day
+
+
+def _following(first: date, period: str) -> date:
+    if period == "month":
+        return (first + timedelta(days=32)).replace(day=1)
+    return first + timedelta(days=7 if period == "week" else 1)
+
+
+def _midnight_micros(day: date, zone: ZoneInfo) -> int:
+    return to_micros(local_midnight(day, zone))

@@ -1,24 +1,43 @@
-"""Budgets as rows: who they cover, for which period, up to which amount, and what is spent."""
+"""Budgets as rows: whom they cover, for which period, up to which amount; every change on record."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from tuppence.core.admission import MODES, NO_SHARES, PRIORITIES, Mode, Terms
 from tuppence.core.attribution import check_name
-from tuppence.core.periods import Span, load_zone, month_of, to_micros
-from tuppence.core.price_book import PriceBook
-from tuppence.cost_tracking.dictionary import PLAIN, Dictionary
-from tuppence.cost_tracking.summary import SummaryQuery, summarize
-from tuppence.errors import InvalidInput
-from tuppence.storage.database import Transaction
+from tuppence.core.periods import PERIODS, load_zone, to_micros
+from tuppence.errors import InvalidInput, UnknownBudget
+from tuppence.storage.database import Row, Transaction
 
-ENTITY_TYPES = ("team", "project", "user")
-State = Literal["normal", "warning", "critical", "exceeded"]
+ENTITY_TYPES = (
+    "organisation",
+    "team",
+    "project",
+    "user",
+    "session",
+    "agent",
+    "tag",
+    "throttler",
+)
+"""What a budget can be for, from the widest; a throttler's covers the calls through it."""
+
+DEFAULT_ORGANISATION = "default"
+"""The organisation of all calls that name no other one."""
+
+MAX_WINDOW_SECONDS = 10 * 366 * 86_400
+MAX_LIMIT_NANOS = 10**17
+"""A hundred million dollars: sums of such limits stay within what a column holds."""
+
+Scope = tuple[str, str]
+"""What a budget is for: entity type and name."""
 
 
 class NewBudget(NamedTuple):
-    """A monthly budget to create."""
+    """A budget to create, or the new values of the one that its entity has for this period."""
 
     entity_type: str
     entity_id: str
@@ -26,20 +45,29 @@ class NewBudget(NamedTuple):
     warning_threshold: float = 0.8
     critical_threshold: float = 0.95
     time_zone: str = "UTC"
+    period: str = "month"
+    window_seconds: int = 0
+    mode: Mode = "strict"
+    critical_ceiling: float = 0.1
+    overdraft_share: float = 0.01
+    reserved_shares: tuple[float, ...] = NO_SHARES
 
     def check(self) -> NewBudget:
-        """Return self; raise InvalidInput for an unknown entity type or unusable thresholds."""
-        if self.entity_type not in ENTITY_TYPES:
-            raise InvalidInput(
-                "is not something that a budget is for",
-                field="entity_type",
-                value=self.entity_type,
-                remedy=f"choose one of {', '.join(ENTITY_TYPES)}",
-            )
+        """Return self; raise InvalidInput for the first field that cannot be used."""
+        _one_of("entity_type", self.entity_type, ENTITY_TYPES)
+        _one_of("period", self.period, PERIODS)
+        _one_of("mode", self.mode, MODES)
         check_name("entity_id", self.entity_id)
         if not self.entity_id:
             raise InvalidInput(
                 "is empty", field="entity_id", value="", remedy=f"name the {self.entity_type}"
+            )
+        if not 0 <= self.limit_nanos <= MAX_LIMIT_NANOS:
+            raise InvalidInput(
+                "is not a usable limit",
+                field="limit_nanos",
+                value=self.limit_nanos,
+                remedy="give an amount from 0 to 100 million dollars",
             )
         if not 0 < self.warning_threshold <= self.critical_threshold <= 1:
             raise InvalidInput(
@@ -48,8 +76,32 @@ class NewBudget(NamedTuple):
                 value=self.warning_threshold,
                 remedy="give shares with 0 < warning <= critical <= 1",
             )
+        _share("critical_ceiling", self.critical_ceiling)
+        _share("overdraft_share", self.overdraft_share)
+        self._check_window()
+        self._check_reserved()
         load_zone(self.time_zone)
         return self
+
+    def _check_window(self) -> None:
+        rolling = self.period == "rolling"
+        if rolling != (0 < self.window_seconds <= MAX_WINDOW_SECONDS):
+            raise InvalidInput(
+                f"does not go with the period {self.period}",
+                field="window_seconds",
+                value=self.window_seconds,
+                remedy="give a rolling window its length in seconds, other periods none",
+            )
+
+    def _check_reserved(self) -> None:
+        shares = self.reserved_shares
+        if len(shares) != len(PRIORITIES) or min(shares) < 0 or sum(shares) > 1:
+            raise InvalidInput(
+                "are not shares of one limit",
+                field="reserved_shares",
+                value=shares,
+                remedy="give shares from 0 to 1 that add up to at most 1",
+            )
 
 
 class Budget(NamedTuple):
@@ -58,106 +110,280 @@ class Budget(NamedTuple):
     id: int
     entity_type: str
     entity_id: str
-    entity_ref: int
-    limit_nanos: int
-    warning_threshold: float
-    critical_threshold: float
+    period: str
+    window_seconds: int
     time_zone: str
+    terms: Terms
     created_at_micros: int
 
+    @property
+    def scope(self) -> Scope:
+        """What the budget is for."""
+        return self.entity_type, self.entity_id
 
-class BudgetStatus(NamedTuple):
-    """A budget and what has been spent in its current period."""
+    @property
+    def limit_nanos(self) -> int:
+        """The limit, without what it is raised by in a period."""
+        return self.terms.limit_nanos
+
+    @property
+    def name(self) -> str:
+        """The budget as a person would name it: "team platform, month"."""
+        period = f"{self.window_seconds} s" if self.period == "rolling" else self.period
+        return f"{self.entity_type} {self.entity_id}, {period}"
+
+
+COLUMNS = (
+    "entity_type",
+    "entity_id",
+    "period",
+    "window_seconds",
+    "time_zone",
+    "limit_nanos",
+    "mode",
+    "warning_threshold",
+    "critical_threshold",
+    "critical_ceiling",
+    "overdraft_share",
+    "reserved_shares",
+    "paused",
+)
+KEY = COLUMNS[:4]
+_SELECT = f"SELECT id, {', '.join(COLUMNS)}, created_at_micros FROM cost_budgets"
+
+
+def set_budget(tx: Transaction, new: NewBudget, *, at: datetime, by: str) -> Budget:
+    """Create a budget; the one that its entity has for this period gets the new values."""
+    new.check()
+    values = _values_of(new)
+    _next_version(tx)
+    before = _find(tx, new.entity_type, new.entity_id, new.period, new.window_seconds)
+    if before is None:
+        row = {**values, "created_at_micros": to_micros(at)}
+        marks = ", ".join("?" * len(row))
+        tx.execute(
+            f"INSERT INTO cost_budgets ({', '.join(row)}) VALUES ({marks})", tuple(row.values())
+        )
+        made = _get(tx, new.entity_type, new.entity_id, new.period, new.window_seconds)
+        _record(tx, made.id, "set", {}, values, at=at, by=by)
+        return made
+    old = _values_of_budget(before)
+    values["paused"] = old["paused"]  # new terms do not let calls through again
+    changed = {name: value for name, value in values.items() if old[name] != value}
+    return _change(tx, before, "set", changed, at=at, by=by)
+
+
+def change_budget(
+    tx: Transaction,
+    budget: Budget,
+    action: str,
+    changed: Mapping[str, object],
+    *,
+    at: datetime,
+    by: str,
+) -> Budget:
+    """Give columns of a budget new values, on record."""
+    _next_version(tx)
+    return _change(tx, budget, action, changed, at=at, by=by)
+
+
+def record_change(
+    tx: Transaction,
+    budget: Budget,
+    action: str,
+    before: Mapping[str, object],
+    after: Mapping[str, object],
+    *,
+    at: datetime,
+    by: str,
+) -> None:
+    """Put on record a change that is not one of the budget's own row."""
+    _next_version(tx)
+    _record(tx, budget.id, action, before, after, at=at, by=by)
+
+
+def _change(
+    tx: Transaction,
+    budget: Budget,
+    action: str,
+    changed: Mapping[str, object],
+    *,
+    at: datetime,
+    by: str,
+) -> Budget:
+    if not changed:
+        return budget
+    settings = ", ".join(f"{name} = ?" for name in changed)
+    tx.execute(
+        f"UPDATE cost_budgets SET {settings} WHERE id = ?", (*changed.values(), budget.id)
+    )
+    old = _values_of_budget(budget)
+    _record(tx, budget.id, action, {name: old[name] for name in changed}, changed, at=at, by=by)
+    return _get(tx, budget.entity_type, budget.entity_id, budget.period, budget.window_seconds)
+
+
+class BudgetChangeRecord(NamedTuple):
+    """A line of the audit trail."""
 
     budget: Budget
-    spent_nanos: int
-    period_start: datetime
-    period_end: datetime
-
-    @property
-    def used_share(self) -> float:
-        """Spent divided by the limit; infinite for spending on a limit of 0."""
-        if self.budget.limit_nanos:
-            return self.spent_nanos / self.budget.limit_nanos
-        return float("inf") if self.spent_nanos else 0.0
-
-    @property
-    def state(self) -> State:
-        """The state by share of the limit, as the specification names them."""
-        if self.spent_nanos > self.budget.limit_nanos:
-            return "exceeded"
-        if self.used_share >= self.budget.critical_threshold:
-            return "critical"
-        return "warning" if self.used_share >= self.budget.warning_threshold else "normal"
+    changed_at_micros: int
+    changed_by: str
+    action: str
+    before: dict[str, Any]
+    after: dict[str, Any]
 
 
-def create_budget(
+def read_changes(tx: Transaction, budgets: Iterable[Budget]) -> list[BudgetChangeRecord]:
+    """Return the audit trail of budgets, the oldest change first."""
+    records = []
+    for budget in budgets:
+        rows = tx.rows(
+            "SELECT changed_at_micros, changed_by, action, before, after "
+            "FROM budget_changes WHERE budget_ref = ? ORDER BY id",
+            (budget.id,),
+        )
+        records += [
+            BudgetChangeRecord(budget, at, by, action, json.loads(before), json.loads(after))
+            for at, by, action, before, after in rows
+        ]
+    return sorted(records, key=lambda record: record.changed_at_micros)
+
+
+def all_budgets(tx: Transaction) -> list[Budget]:
+    """Return all budgets."""
+    return [_budget_of(row) for row in tx.rows(f"{_SELECT} ORDER BY id")]
+
+
+def budgets_of(tx: Transaction, scope: Scope) -> tuple[Budget, ...]:
+    """Return the budgets of one entity."""
+    query = f"{_SELECT} WHERE entity_type = ? AND entity_id = ? ORDER BY id"
+    return tuple(_budget_of(row) for row in tx.rows(query, scope))
+
+
+def budget_of_id(tx: Transaction, number: int) -> Budget:
+    """Return a budget by its number."""
+    ((row),) = tx.rows(f"{_SELECT} WHERE id = ?", (number,))
+    return _budget_of(row)
+
+
+def find_budgets(tx: Transaction, scope: Scope, period: str | None = None) -> tuple[Budget, ...]:
+    """Return the budgets of an entity, of one period or all; raise UnknownBudget for none."""
+    found = tuple(one for one in budgets_of(tx, scope) if period in (None, one.period))
+    if not found:
+        raise UnknownBudget(
+            "has no budget" if period is None else f"has no budget for the period {period}",
+            field=scope[0],
+            value=scope[1],
+            remedy="see tuppence budget list, or make one: tuppence budget set",
+        )
+    return found
+
+
+def read_version(tx: Transaction) -> int:
+    """Return how often budgets have been changed: what was read before it is out of date after."""
+    rows = tx.rows("SELECT version FROM budget_version WHERE id = 1")
+    return int(rows[0][0]) if rows else 0
+
+
+def encode_shares(shares: Iterable[float]) -> str:
+    """Return reserved shares as they are kept: "high=0.2,critical=0.1"."""
+    pairs = zip(PRIORITIES, shares, strict=True)
+    return ",".join(f"{name}={share!r}" for name, share in pairs if share)
+
+
+def decode_shares(text: str) -> tuple[float, ...]:
+    """Return the reserved shares by priority; raise InvalidInput for an unreadable text."""
+    if not text:
+        return NO_SHARES
+    shares = dict.fromkeys(PRIORITIES, 0.0)
+    for pair in text.split(","):
+        name, _, share = pair.partition("=")
+        try:
+            if name.strip() not in shares:
+                raise ValueError(name)
+            shares[name.strip()] = float(share)
+        except ValueError:
+            raise InvalidInput(
+                "is not a list of priorities and shares",
+                field="reserved_shares",
+                value=text,
+                remedy="write high=0.2,critical=0.1",
+            ) from None
+    return tuple(shares.values())
+
+
+def _next_version(tx: Transaction) -> None:
+    """Count a change; the row also lets one change wait for the other."""
+    tx.execute(
+        "INSERT INTO budget_version (id, version) VALUES (1, 1) "
+        "ON CONFLICT (id) DO UPDATE SET version = budget_version.version + 1"
+    )
+
+
+def _record(
     tx: Transaction,
-    dictionary: Dictionary,
-    book: PriceBook,
-    new: NewBudget,
+    budget_id: int,
+    action: str,
+    before: Mapping[str, object],
+    after: Mapping[str, object],
     *,
-    created_at: datetime,
-) -> Budget:
-    """Create a monthly budget; an entity that has one gets the new limit and thresholds."""
-    del book
-    new.check()
-    entity_ref = dictionary.name_id(new.entity_type, new.entity_id)
-    ((number, created_at_micros),) = tx.rows(
-        "INSERT INTO cost_budgets (entity_type, entity_ref, period, time_zone, limit_nanos, "
-        "warning_threshold, critical_threshold, created_at_micros) "
-        "VALUES (?, ?, 'month', ?, ?, ?, ?, ?) "
-        "ON CONFLICT (entity_type, entity_ref, period) DO UPDATE SET "
-        "time_zone = excluded.time_zone, limit_nanos = excluded.limit_nanos, "
-        "warning_threshold = excluded.warning_threshold, "
-        "critical_threshold = excluded.critical_threshold RETURNING id, created_at_micros",
-        (
-            new.entity_type,
-            entity_ref,
-            new.time_zone,
-            new.limit_nanos,
-            new.warning_threshold,
-            new.critical_threshold,
-            to_micros(created_at),
-        ),
-    )
-    return Budget(
-        number,
-        new.entity_type,
-        new.entity_id,
-        entity_ref,
-        new.limit_nanos,
-        new.warning_threshold,
-        new.critical_threshold,
-        new.time_zone,
-        created_at_micros,
+    at: datetime,
+    by: str,
+) -> None:
+    check_name("changed_by", by)
+    tx.execute(
+        "INSERT INTO budget_changes (budget_ref, changed_at_micros, changed_by, action, before, "
+        "after) VALUES (?, ?, ?, ?, ?, ?)",
+        (budget_id, to_micros(at), by, action, json.dumps(before), json.dumps(after)),
     )
 
 
-def budget_statuses(tx: Transaction, now: datetime) -> list[BudgetStatus]:
-    """Return all budgets with the spending of the month that `now` falls into, fullest first."""
-    statuses = [_status(tx, budget, now) for budget in _budgets(tx)]
-    return sorted(statuses, key=lambda status: -status.used_share)
+def _find(tx: Transaction, *key: object) -> Budget | None:
+    condition = " AND ".join(f"{name} = ?" for name in KEY)
+    rows = tx.rows(f"{_SELECT} WHERE {condition}", key)
+    return _budget_of(rows[0]) if rows else None
 
 
-def _budgets(tx: Transaction) -> list[Budget]:
-    name = " ".join(
-        f"WHEN '{kind}' THEN (SELECT name FROM {PLAIN[kind]} n WHERE n.id = b.entity_ref)"
-        for kind in ENTITY_TYPES
+def _get(tx: Transaction, *key: object) -> Budget:
+    found = _find(tx, *key)
+    if found is None:
+        raise KeyError(key)
+    return found
+
+
+def _budget_of(row: Row) -> Budget:
+    number, entity_type, entity_id, period, window, zone, limit, mode, *rest = row
+    warning, critical, ceiling, overdraft, shares, paused, created_at = rest
+    terms = Terms(
+        limit, mode, warning, critical, ceiling, overdraft, decode_shares(shares), bool(paused)
     )
-    rows = tx.rows(
-        f"SELECT b.id, b.entity_type, CASE b.entity_type {name} END, b.entity_ref, b.limit_nanos, "
-        "b.warning_threshold, b.critical_threshold, b.time_zone, b.created_at_micros "
-        "FROM cost_budgets b ORDER BY b.id"
-    )
-    return [Budget(*row) for row in rows]
+    return Budget(number, entity_type, entity_id, period, window, zone, terms, created_at)
 
 
-def _status(tx: Transaction, budget: Budget, now: datetime) -> BudgetStatus:
-    start, end = month_of(now, load_zone(budget.time_zone))
-    query = SummaryQuery(
-        span=Span.between(start, end), only=((budget.entity_type, (budget.entity_id,)),)
-    )
-    rows = summarize(tx, query)
-    spent = rows[0].measures.cost_nanos if rows else 0
-    return BudgetStatus(budget, spent, start, end)
+def _values_of(new: NewBudget) -> dict[str, object]:
+    values = {name: getattr(new, name) for name in COLUMNS if name != "paused"}
+    return {**values, "reserved_shares": encode_shares(new.reserved_shares), "paused": 0}
+
+
+def _values_of_budget(budget: Budget) -> dict[str, object]:
+    values = {**budget._asdict(), **budget.terms._asdict()}
+    values["reserved_shares"] = encode_shares(budget.terms.reserved_shares)
+    values["paused"] = int(budget.terms.paused)
+    return {name: values[name] for name in COLUMNS}
+
+
+def _one_of(field: str, value: object, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise InvalidInput(
+            "is not something that a budget can have",
+            field=field,
+            value=value,
+            remedy=f"choose one of {', '.join(choices)}",
+        )
+
+
+def _share(field: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise InvalidInput(
+            "is not a share", field=field, value=value, remedy="give a number from 0 to 1"
+        )

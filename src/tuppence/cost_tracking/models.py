@@ -12,7 +12,6 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    Float,
     ForeignKey,
     Index,
     Integer,
@@ -29,6 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, column_property, mapped_column
 
 from tuppence.core.money import to_dollars
+from tuppence.cost_tracking.budget_models import CostAlert, CostBudget
 from tuppence.errors import InvalidInput
 from tuppence.storage.schema import Base, RowId, UtcMicros
 
@@ -358,65 +358,3 @@ def _refuse_direct_insert(mapper: Any, connection: Any, target: APIUsageLog) -> 
         value=target.model,
         remedy="call CostTrackingService.log_api_usage, which prices the call and its roll-ups",
     )
-
-
-class CostBudget(Base):
-    """A budget: who it covers, for which period, up to which amount."""
-
-    __tablename__ = "cost_budgets"
-    __table_args__ = (UniqueConstraint("entity_type", "entity_ref", "period"),)
-    id: Mapped[int] = mapped_column(primary_key=True)
-    entity_type: Mapped[str] = mapped_column(String(16))
-    """team, project or user."""
-    entity_ref: Mapped[int] = mapped_column(Integer)
-    period: Mapped[str] = mapped_column(String(16))
-    time_zone: Mapped[str] = mapped_column(String(64))
-    limit_nanos: Mapped[int] = mapped_column(BigInteger)
-    warning_threshold: Mapped[float] = mapped_column(Float)
-    critical_threshold: Mapped[float] = mapped_column(Float)
-    created_at: Mapped[datetime] = mapped_column("created_at_micros", UtcMicros)
-
-    entity_id: Mapped[str] = column_property(
-        case(
-            (
-                entity_type == "team",
-                select(Team.name).where(Team.id == entity_ref).scalar_subquery(),
-            ),
-            (
-                entity_type == "project",
-                select(Project.name).where(Project.id == entity_ref).scalar_subquery(),
-            ),
-            else_=select(Person.name).where(Person.id == entity_ref).scalar_subquery(),
-        )
-    )
-
-    @property
-    def monthly_limit(self) -> float:
-        """The limit in dollars."""
-        return to_dollars(self.limit_nanos)
-
-
-class CostAlert(Base):
-    """An alert: a budget crossed a threshold. One per budget, threshold and period."""
-
-    __tablename__ = "cost_alerts"
-    __table_args__ = (UniqueConstraint("budget_ref", "severity", "period_start_micros"),)
-    id: Mapped[int] = mapped_column(primary_key=True)
-    budget_ref: Mapped[int] = mapped_column(ForeignKey("cost_budgets.id"))
-    severity: Mapped[str] = mapped_column(String(16))
-    """warning or critical."""
-    period_start: Mapped[datetime] = mapped_column("period_start_micros", UtcMicros)
-    current_usage_nanos: Mapped[int] = mapped_column(BigInteger)
-    limit_nanos: Mapped[int] = mapped_column(BigInteger)
-    message: Mapped[str] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column("created_at_micros", UtcMicros)
-
-    @property
-    def current_usage(self) -> float:
-        """What had been spent, in dollars."""
-        return to_dollars(self.current_usage_nanos)
-
-    @property
-    def budget_limit(self) -> float:
-        """The limit at that time, in dollars."""
-        return to_dollars(self.limit_nanos)

@@ -36,6 +36,18 @@ class BulkInsert:
         return ", ".join(name for name, _ in self.columns)
 
 
+@dataclass(frozen=True, slots=True)
+class BulkUpdate:
+    """An update of many rows at once: table, its key column, the columns that are set.
+
+    A row is the key and then the values, in the order of the columns.
+    """
+
+    table: str
+    key: tuple[str, Kind]
+    columns: tuple[tuple[str, Kind], ...]
+
+
 def without_password(url: str) -> str:
     """Return a database's URL as it may be shown."""
     return _PASSWORD_PARAMETER.sub(r"\1***", _CREDENTIALS.sub(r"\1@", url))
@@ -51,8 +63,17 @@ class Transaction(Protocol):
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Return all rows of a query, or what a RETURNING clause gives."""
 
+    def locked_rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Return all rows of a query; nobody else changes them until this transaction ends.
+
+        Rows are locked in the order of the query: one order for all, or transactions deadlock.
+        """
+
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
         """Run one statement and return how many rows it changed."""
+
+    def update(self, statement: BulkUpdate, rows: Sequence[Sequence[object]]) -> None:
+        """Update many rows, each by its key."""
 
     def insert(self, statement: BulkInsert, rows: Sequence[Sequence[object]]) -> int:
         """Insert many rows and return how many were inserted or updated.

@@ -14,7 +14,14 @@ from psycopg import errors
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from tuppence.errors import DatabaseUnreachable, InvalidInput, LedgerError
-from tuppence.storage.database import BulkInsert, Kind, Row, Transaction, without_password
+from tuppence.storage.database import (
+    BulkInsert,
+    BulkUpdate,
+    Kind,
+    Row,
+    Transaction,
+    without_password,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,9 +47,19 @@ class PostgresqlTransaction:
         """Return all rows of a query."""
         return self._cursor.execute(_with_marks(sql), parameters).fetchall()
 
+    def locked_rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Return all rows of a query; nobody else changes them until this transaction ends."""
+        return self.rows(f"{sql} FOR UPDATE", parameters)
+
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
         """Run one statement and return how many rows it changed."""
         return self._cursor.execute(_with_marks(sql), parameters).rowcount
+
+    def update(self, statement: BulkUpdate, rows: Sequence[Sequence[object]]) -> None:
+        """Update many rows, each by its key."""
+        columns = zip((statement.key, *statement.columns), zip(*rows, strict=True), strict=True)
+        arrays = [_array(kind, column) for (_, kind), column in columns]
+        self._cursor.execute(_update_sql(statement), arrays)
 
     def insert(self, statement: BulkInsert, rows: Sequence[Sequence[object]]) -> int:
         """Insert many rows and return how many were inserted or updated.
@@ -190,6 +207,18 @@ def _insert_sql(statement: BulkInsert) -> Any:
     return (
         f"INSERT INTO {statement.table} ({statement.column_list}) "
         f"SELECT * FROM unnest({arrays}) ON CONFLICT {statement.on_conflict}"
+    )
+
+
+@lru_cache(maxsize=64)
+def _update_sql(statement: BulkUpdate) -> Any:
+    columns = (statement.key, *statement.columns)
+    values = ", ".join(f"{name} = new.{name}" for name, _ in statement.columns)
+    arrays = ", ".join(f"%s::{kind}[]" for _, kind in columns)
+    names = ", ".join(name for name, _ in columns)
+    return (
+        f"UPDATE {statement.table} AS t SET {values} FROM unnest({arrays}) AS new ({names}) "
+        f"WHERE t.{statement.key[0]} = new.{statement.key[0]}"
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from tuppence.errors import DatabaseUnreachable, LedgerError
-from tuppence.storage.database import BulkInsert, Row, Transaction
+from tuppence.storage.database import BulkInsert, BulkUpdate, Row, Transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,9 +40,18 @@ class SqliteTransaction:
         """Return all rows of a query."""
         return self._connection.execute(sql, parameters).fetchall()
 
+    def locked_rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
+        """Return all rows of a query: the one writer of the file has locked them all."""
+        return self._connection.execute(sql, parameters).fetchall()
+
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> int:
         """Run one statement and return how many rows it changed."""
         return self._connection.execute(sql, parameters).rowcount
+
+    def update(self, statement: BulkUpdate, rows: Sequence[Sequence[object]]) -> None:
+        """Update many rows, each by its key."""
+        values = [(*row[1:], row[0]) for row in rows]
+        self._connection.executemany(_update_sql(statement), values)
 
     def insert(self, statement: BulkInsert, rows: Sequence[Sequence[object]]) -> int:
         """Insert many rows and return how many were inserted or updated."""
@@ -188,3 +197,9 @@ def _insert_sql(statement: BulkInsert) -> str:
         f"INSERT INTO {statement.table} ({statement.column_list}) VALUES ({marks}) "
         f"ON CONFLICT {statement.on_conflict}"
     )
+
+
+@lru_cache(maxsize=64)
+def _update_sql(statement: BulkUpdate) -> str:
+    values = ", ".join(f"{name} = ?" for name, _ in statement.columns)
+    return f"UPDATE {statement.table} SET {values} WHERE {statement.key[0]} = ?"

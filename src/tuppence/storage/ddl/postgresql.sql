@@ -45,6 +45,59 @@ CREATE TABLE applied_prices (
     CONSTRAINT pk_applied_prices PRIMARY KEY (id),
     CONSTRAINT uq_applied_prices_digest UNIQUE (digest)
 );
+CREATE TABLE budget_counters (
+    budget_ref INTEGER NOT NULL,
+    period_start_micros BIGINT NOT NULL,
+    used_low_nanos BIGINT NOT NULL,
+    used_normal_nanos BIGINT NOT NULL,
+    used_high_nanos BIGINT NOT NULL,
+    used_critical_nanos BIGINT NOT NULL,
+    held_nanos BIGINT NOT NULL,
+    unresolved_nanos BIGINT NOT NULL,
+    raised_nanos BIGINT NOT NULL,
+    settled_count BIGINT NOT NULL,
+    CONSTRAINT pk_budget_counters PRIMARY KEY (budget_ref, period_start_micros)
+);
+CREATE TABLE budget_holds (
+    id BIGINT NOT NULL,
+    idempotency_key BYTEA,
+    state VARCHAR(12) NOT NULL,
+    priority SMALLINT NOT NULL,
+    bound_nanos BIGINT NOT NULL,
+    certain_nanos BIGINT NOT NULL,
+    amounts TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    throttler_ref INTEGER,
+    waits_on_ref INTEGER,
+    created_at_micros BIGINT NOT NULL,
+    expires_at_micros BIGINT NOT NULL,
+    ended_at_micros BIGINT,
+    settled_nanos BIGINT,
+    corrects_ref BIGINT,
+    CONSTRAINT pk_budget_holds PRIMARY KEY (id)
+);
+CREATE INDEX ix_budget_holds_corrects ON budget_holds (corrects_ref) WHERE corrects_ref IS NOT NULL;
+CREATE INDEX ix_budget_holds_ended ON budget_holds (ended_at_micros) WHERE ended_at_micros IS NOT NULL;
+CREATE INDEX ix_budget_holds_open ON budget_holds (expires_at_micros) WHERE ended_at_micros IS NULL;
+CREATE INDEX ix_budget_holds_waiting ON budget_holds (waits_on_ref, priority, created_at_micros) WHERE waits_on_ref IS NOT NULL;
+CREATE UNIQUE INDEX uq_budget_holds_key ON budget_holds (idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE TABLE budget_paces (
+    budget_ref INTEGER NOT NULL,
+    priority INTEGER NOT NULL,
+    due_micros BIGINT NOT NULL,
+    CONSTRAINT pk_budget_paces PRIMARY KEY (budget_ref, priority)
+);
+CREATE TABLE budget_version (
+    id INTEGER NOT NULL,
+    version BIGINT NOT NULL,
+    CONSTRAINT pk_budget_version PRIMARY KEY (id)
+);
+CREATE TABLE budget_workers (
+    id SERIAL NOT NULL,
+    name VARCHAR(255) NOT NULL,
+    started_at_micros BIGINT NOT NULL,
+    CONSTRAINT pk_budget_workers PRIMARY KEY (id)
+);
 CREATE TABLE contract_prices (
     id SERIAL NOT NULL,
     provider VARCHAR(64) NOT NULL,
@@ -58,15 +111,21 @@ CREATE TABLE contract_prices (
 CREATE TABLE cost_budgets (
     id SERIAL NOT NULL,
     entity_type VARCHAR(16) NOT NULL,
-    entity_ref INTEGER NOT NULL,
+    entity_id VARCHAR(255) NOT NULL,
     period VARCHAR(16) NOT NULL,
+    window_seconds BIGINT NOT NULL,
     time_zone VARCHAR(64) NOT NULL,
     limit_nanos BIGINT NOT NULL,
+    mode VARCHAR(16) NOT NULL,
     warning_threshold FLOAT NOT NULL,
     critical_threshold FLOAT NOT NULL,
+    critical_ceiling FLOAT NOT NULL,
+    overdraft_share FLOAT NOT NULL,
+    reserved_shares VARCHAR(64) NOT NULL,
+    paused SMALLINT NOT NULL,
     created_at_micros BIGINT NOT NULL,
     CONSTRAINT pk_cost_budgets PRIMARY KEY (id),
-    CONSTRAINT uq_cost_budgets_entity_type_entity_ref_period UNIQUE (entity_type, entity_ref, period)
+    CONSTRAINT uq_cost_budgets_entity_type_entity_id_period_window_seconds UNIQUE (entity_type, entity_id, period, window_seconds)
 );
 CREATE TABLE models (
     id SERIAL NOT NULL,
@@ -210,6 +269,18 @@ CREATE TABLE attributions (
     CONSTRAINT fk_attributions_project_ref_projects FOREIGN KEY(project_ref) REFERENCES projects (id),
     CONSTRAINT fk_attributions_person_ref_people FOREIGN KEY(person_ref) REFERENCES people (id)
 );
+CREATE TABLE budget_changes (
+    id SERIAL NOT NULL,
+    budget_ref INTEGER NOT NULL,
+    changed_at_micros BIGINT NOT NULL,
+    changed_by VARCHAR(255) NOT NULL,
+    action VARCHAR(16) NOT NULL,
+    before TEXT NOT NULL,
+    after TEXT NOT NULL,
+    CONSTRAINT pk_budget_changes PRIMARY KEY (id),
+    CONSTRAINT fk_budget_changes_budget_ref_cost_budgets FOREIGN KEY(budget_ref) REFERENCES cost_budgets (id)
+);
+CREATE INDEX ix_budget_changes_budget_ref ON budget_changes (budget_ref);
 CREATE TABLE cost_alerts (
     id SERIAL NOT NULL,
     budget_ref INTEGER NOT NULL,
@@ -234,4 +305,4 @@ CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO alembic_version (version_num) VALUES ('0001');
+INSERT INTO alembic_version (version_num) VALUES ('0002');

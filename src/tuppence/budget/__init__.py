@@ -1,0 +1,1 @@
+"""Hard budgets: holds, throttling and what waits for money."""

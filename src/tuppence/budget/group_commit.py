@@ -1,0 +1,178 @@
+"""Group commit: requests that wait for the store are carried out together, and answered together.
+
+A durable commit takes longer than all else, and each store has few of them per second. So whoever
+comes while one is under way waits, and the next commit carries all who wait. A lone caller commits
+by itself at once, without another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+from tuppence.errors import LedgerError
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+MOST_PER_COMMIT = 1_000
+
+
+class _Ticket(Generic[Q, A]):
+    """A request that waits for its commit, of a thread or of a coroutine."""
+
+    __slots__ = ("answer", "error", "future", "leads", "request", "wake")
+
+    def __init__(
+        self, request: Q, future: asyncio.Future[A] | None = None, *, waits: bool = False
+    ) -> None:
+        self.request = request
+        self.future = future
+        self.answer: A | None = None
+        self.error: BaseException | None = None
+        self.leads = False
+        self.wake: threading.Lock | None = None
+        if waits:
+            self.wake = threading.Lock()
+            self.wake.acquire()
+
+
+class GroupCommit(Generic[Q, A]):
+    """Runs `commit` for one group of requests after the other, never two at once."""
+
+    def __init__(self, commit: Callable[[Sequence[Q]], Sequence[A]]) -> None:
+        self._commit = commit
+        self._lock = threading.Lock()
+        self._queue: deque[_Ticket[Q, A]] = deque()
+        self._busy = False
+        self._thread: ThreadPoolExecutor | None = None
+
+    def submit(self, request: Q) -> A:
+        """Carry out a request together with those that wait; return its answer.
+
+        Raises what `commit` raises, for every request of the group.
+        """
+        ticket: _Ticket[Q, A] = _Ticket(request, waits=True)
+        if not self._join(ticket):
+            self._wait(ticket)
+            if not ticket.leads:
+                return _result(ticket)
+        self._lead(own=ticket)
+        return _result(ticket)
+
+    def _wait(self, ticket: _Ticket[Q, A]) -> None:
+        assert ticket.wake is not None
+        try:
+            ticket.wake.acquire()
+        except BaseException:  # Ctrl-C: the others must not wait for this caller to lead
+            with self._lock, suppress(ValueError):
+                self._queue.remove(ticket)
+            if ticket.leads:
+                self._executor().submit(self._lead)
+            raise
+
+    async def submit_async(self, request: Q) -> A:
+        """Do the same from a coroutine: the commit runs in a thread."""
+        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        if self._join(_Ticket(request, future)):
+            self._executor().submit(self._lead)
+        return await future
+
+    def submit_later(self, request: Q) -> None:
+        """Carry out a request with the next commit; nobody waits for its answer."""
+        if self._join(_Ticket(request)):
+            self._executor().submit(self._lead)
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def _join(self, ticket: _Ticket[Q, A]) -> bool:
+        """Queue a request; return whether its caller has to lead the next commit."""
+        with self._lock:
+            self._queue.append(ticket)
+            leads = not self._busy
+            self._busy = True
+        return leads
+
+    def _lead(self, own: _Ticket[Q, A] | None = None) -> None:
+        """Commit what waits; a thread passes the lead on as soon as it has its own answer."""
+        while True:
+            with self._lock:
+                count = min(len(self._queue), MOST_PER_COMMIT)
+                group = [self._queue.popleft() for _ in range(count)]
+            if group:
+                self._carry_out(group, own)
+            with self._lock:
+                if not self._queue:
+                    self._busy = False
+                    return
+                following = self._queue[0]
+                if following.wake is not None and own is not None:
+                    following.leads = True
+                    following.wake.release()
+                    return
+            if own is not None:
+                self._executor().submit(self._lead)
+                return
+
+    def _carry_out(self, group: Sequence[_Ticket[Q, A]], own: _Ticket[Q, A] | None) -> None:
+        try:
+            answers = self._commit([ticket.request for ticket in group])
+            for ticket, answer in zip(group, answers, strict=True):
+                ticket.answer = answer
+        except BaseException as error:  # noqa: BLE001 - raised where the requests were made
+            # A Ctrl-C is for the thread that it came to, not for all whose commit it led.
+            theirs = error if isinstance(error, Exception) else _interrupted(error)
+            for ticket in group:
+                ticket.error = error if ticket is own else theirs
+        self._wake(group)
+
+    @staticmethod
+    def _wake(group: Sequence[_Ticket[Q, A]]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[_Ticket[Q, A]]] = {}
+        for ticket in group:
+            if ticket.wake is not None:
+                ticket.wake.release()
+            elif ticket.future is not None:
+                by_loop.setdefault(ticket.future.get_loop(), []).append(ticket)
+        for loop, tickets in by_loop.items():
+            loop.call_soon_threadsafe(_resolve, tickets)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="tuppence-budget")
+            return self._thread
+
+
+def _resolve(tickets: Sequence[_Ticket[Q, A]]) -> None:
+    for ticket in tickets:
+        future = ticket.future
+        if future is None or future.done():
+            continue
+        if ticket.error is not None:
+            future.set_exception(ticket.error)
+        else:
+            future.set_result(ticket.answer)  # type: ignore[arg-type]
+
+
+def _interrupted(error: BaseException) -> LedgerError:
+    return LedgerError(
+        f"the commit of several callers was interrupted ({type(error).__name__})",
+        field="database",
+        value="",
+        remedy="try again",
+    )
+
+
+def _result(ticket: _Ticket[Q, A]) -> A:
+    if ticket.error is not None:
+        raise ticket.error
+    return ticket.answer  # type: ignore[return-value]

@@ -1,0 +1,111 @@
+"""What callers ask of the budgets, and what they are answered: one batch holds many of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tuppence.cost_tracking.budgets import Scope
+from tuppence.cost_tracking.counters import Key
+
+Ending = Literal["settled", "released", "unresolved", "resolved", "withdrawn", "refund"]
+"""What becomes of a hold; "resolved" is for one that was unresolved."""
+
+
+@dataclass(slots=True)
+class Reserve:
+    """Hold money for a call in all budgets that cover it, or in none."""
+
+    hold_id: int
+    scopes: tuple[Scope, ...]
+    scope_text: str
+    """Who pays, as it is kept with the hold."""
+    bound_nanos: int
+    expected_nanos: int
+    certain_nanos: int
+    minimum_nanos: int
+    """The smallest bound that the caller takes instead; the bound itself where it takes no less."""
+    priority: int
+    lease_micros: int
+    may_wait: bool = False
+    key: bytes | None = None
+    key_text: str = ""
+
+
+@dataclass(slots=True)
+class Spend:
+    """Count money that is spent already."""
+
+    hold_id: int
+    scopes: tuple[Scope, ...]
+    scope_text: str
+    amount_nanos: int
+    priority: int
+    key: bytes | None = None
+    again: bool = False
+    """An earlier attempt may have been carried out: it is not counted twice."""
+
+
+@dataclass(slots=True)
+class End:
+    """End a hold."""
+
+    hold_id: int
+    ending: Ending
+    amount_nanos: int = 0
+    refund_id: int = 0
+    """The id of the row of a refund."""
+    again: bool = False
+    """An earlier attempt may have been carried out: the same ending is then no error."""
+    within_lease: bool = False
+    """The owner's own clock says that the lease has not run out, whatever a wall clock says."""
+
+
+@dataclass(slots=True)
+class Extend:
+    """Give a hold's lease, or the place of a waiting call, more time; 0 leaves a lease alone."""
+
+    hold_id: int
+    lease_micros: int = 0
+
+
+@dataclass(slots=True)
+class Turn:
+    """See whether a waiting call of any process can have its turn now."""
+
+    hold_id: int
+
+
+Request = Reserve | Spend | End | Extend | Turn
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Money is held."""
+
+    hold_id: int
+    bound_nanos: int
+    """What was asked for, or what fits, where the caller takes less."""
+    amounts: tuple[tuple[Key, int], ...]
+    expires_at_micros: int
+    shadow_refusals: tuple[str, ...] = ()
+    """Budgets in the mode "shadow" that would have refused the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The call has a place in the queue of a budget."""
+
+    hold_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A hold has ended; or spending has been counted."""
+
+    hold_id: int
+    amount_nanos: int
+
+
+Answer = Granted | Waiting | Ended | Exception
+"""What a request gets; an exception is raised where the request was made."""

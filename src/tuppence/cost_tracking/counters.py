@@ -1,0 +1,261 @@
+"""What counts against each budget, kept in the same transaction as what is booked.
+
+A counter is one budget in one period. It begins with what the ledger has booked in that period,
+then every booking and every hold moves it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from tuppence.core.admission import NORMAL, PRIORITIES, State, Tally, crossed, limit_of, state_of
+from tuppence.core.money import format_dollars
+from tuppence.core.periods import (
+    MICROS_PER_SECOND,
+    Span,
+    bucket_micros,
+    load_zone,
+    period_at,
+    to_micros,
+)
+from tuppence.cost_tracking.budgets import Budget
+from tuppence.cost_tracking.summary import SummaryQuery, summarize
+from tuppence.storage.database import BulkInsert, Kind, Transaction
+
+Key = tuple[int, int]
+"""A budget's id and the start of the period."""
+
+USED = tuple(f"used_{name}_nanos" for name in PRIORITIES)
+_STATE = (*USED, "held_nanos", "unresolved_nanos", "raised_nanos", "settled_count")
+_BIGINT: Kind = "bigint"
+COUNTERS = BulkInsert(
+    "budget_counters",
+    tuple((name, _BIGINT) for name in ("budget_ref", "period_start_micros", *_STATE)),
+    "(budget_ref, period_start_micros) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _STATE),
+)
+NEW_COUNTERS = BulkInsert(COUNTERS.table, COUNTERS.columns)
+_SELECT = (
+    f"SELECT budget_ref, period_start_micros, {', '.join(_STATE)}, "
+    "EXISTS (SELECT 1 FROM budget_holds WHERE waits_on_ref = budget_ref) FROM budget_counters"
+)
+
+LEDGER_SCOPES = ("organisation", "team", "project", "user")
+"""What the ledger's reports are made by, and counters begin with."""
+
+
+class BudgetStatus(NamedTuple):
+    """A budget and what is used of it in its current period."""
+
+    budget: Budget
+    tally: Tally
+    period_start_micros: int
+    period_end_micros: int
+
+    @property
+    def spent_nanos(self) -> int:
+        """What is spent, with what is unresolved."""
+        return self.tally.spent_nanos
+
+    @property
+    def held_nanos(self) -> int:
+        """What calls in flight hold."""
+        return self.tally.held_nanos + self.tally.earlier_held_nanos
+
+    @property
+    def limit_nanos(self) -> int:
+        """The limit in force in this period."""
+        return limit_of(self.budget.terms, self.tally)
+
+    @property
+    def remaining_nanos(self) -> int:
+        """What is left of the limit; negative where it is passed."""
+        return self.limit_nanos - self.tally.total_nanos
+
+    @property
+    def used_share(self) -> float:
+        """Spent divided by the limit; infinite for spending on a limit of 0."""
+        if self.limit_nanos:
+            return self.spent_nanos / self.limit_nanos
+        return float("inf") if self.spent_nanos else 0.0
+
+    @property
+    def state(self) -> State:
+        """The state by what is spent, as the specification names them."""
+        return state_of(self.budget.terms, self.spent_nanos, self.limit_nanos)
+
+
+def key_at(budget: Budget, micros: int) -> Key:
+    """Return the counter that a budget has for a moment."""
+    zone = load_zone(budget.time_zone)
+    return budget.id, period_at(micros, budget.period, zone, budget.window_seconds).start_micros
+
+
+def load_counters(
+    tx: Transaction, wanted: Mapping[Key, Budget], *, lock: bool = True
+) -> dict[Key, Tally]:
+    """Return counters, made where there are none, locked in sorted order.
+
+    Those of a rolling window have the sums of its earlier slices with them.
+    """
+    keys = sorted(wanted)
+    found = _read(tx, keys, lock=lock)
+    missing = [key for key in keys if key not in found]
+    if missing:
+        made = {key: _first_tally(tx, wanted[key], key[1]) for key in missing}
+        if lock:
+            tx.insert(NEW_COUNTERS, [_row(key, tally) for key, tally in made.items()])
+            found = _read(tx, keys, lock=True)
+        else:
+            found |= made
+    for key, budget in wanted.items():
+        if budget.period == "rolling":
+            _add_earlier(tx, budget, key, found[key])
+    return found
+
+
+def save_counters(tx: Transaction, tallies: Mapping[Key, Tally]) -> None:
+    """Write counters back."""
+    if tallies:
+        tx.insert(COUNTERS, [_row(key, tallies[key]) for key in sorted(tallies)])
+
+
+def status_of(tx: Transaction, budget: Budget, micros: int) -> BudgetStatus:
+    """Return a budget with what is used of it at a moment."""
+    zone = load_zone(budget.time_zone)
+    period = period_at(micros, budget.period, zone, budget.window_seconds)
+    key = (budget.id, period.start_micros)
+    tally = load_counters(tx, {key: budget}, lock=False)[key]
+    if budget.period == "rolling":
+        start = micros - budget.window_seconds * MICROS_PER_SECOND
+        return BudgetStatus(budget, tally, start, micros)
+    return BudgetStatus(budget, tally, period.start_micros, period.end_micros)
+
+
+class Crossing(NamedTuple):
+    """A threshold that spending has crossed."""
+
+    budget: Budget
+    period_start_micros: int
+    severity: State
+    spent_nanos: int
+    limit_nanos: int
+
+
+def crossings(budget: Budget, key: Key, before_nanos: int, tally: Tally) -> list[Crossing]:
+    """Return the thresholds that a counter has crossed since so much was spent."""
+    limit = limit_of(budget.terms, tally)
+    return [
+        Crossing(budget, key[1], state, tally.spent_nanos, limit)
+        for state in crossed(budget.terms, before_nanos, tally.spent_nanos, limit)
+    ]
+
+
+ALERTS = BulkInsert(
+    "cost_alerts",
+    (
+        ("budget_ref", "bigint"),
+        ("severity", "text"),
+        ("period_start_micros", "bigint"),
+        ("current_usage_nanos", "bigint"),
+        ("limit_nanos", "bigint"),
+        ("message", "text"),
+        ("created_at_micros", "bigint"),
+    ),
+    "(budget_ref, severity, period_start_micros) DO NOTHING",
+)
+
+
+def write_alerts(tx: Transaction, found: Iterable[Crossing], at_micros: int) -> None:
+    """Write one alert per budget, threshold and period, whoever crosses it and how often."""
+    rows = [
+        (
+            one.budget.id,
+            one.severity,
+            _alert_period(one),
+            one.spent_nanos,
+            one.limit_nanos,
+            f"{one.budget.name}: {format_dollars(one.spent_nanos)} of "
+            f"{format_dollars(one.limit_nanos)} is spent ({one.severity})",
+            at_micros,
+        )
+        for one in found
+    ]
+    if rows:
+        tx.insert(ALERTS, sorted(rows))
+
+
+def _alert_period(one: Crossing) -> int:
+    """Of a rolling window alerts are once per window's length, not once per slice."""
+    if one.budget.period != "rolling":
+        return one.period_start_micros
+    window = one.budget.window_seconds * MICROS_PER_SECOND
+    return one.period_start_micros // window * window
+
+
+def _read(tx: Transaction, keys: Sequence[Key], *, lock: bool) -> dict[Key, Tally]:
+    found: dict[Key, Tally] = {}
+    read = tx.locked_rows if lock else tx.rows
+    for start in range(0, len(keys), 200):
+        some = keys[start : start + 200]
+        marks = ", ".join(["(?, ?)"] * len(some))
+        query = (
+            f"{_SELECT} WHERE (budget_ref, period_start_micros) IN (VALUES {marks}) "
+            "ORDER BY budget_ref, period_start_micros"
+        )
+        for budget_ref, period_start, *state in read(query, [one for key in some for one in key]):
+            found[budget_ref, period_start] = Tally(state[:4], *state[4:8], has_waiters=bool(state[8]))
+    return found
+
+
+def _row(key: Key, tally: Tally) -> tuple[int, ...]:
+    return (
+        *key,
+        *tally.used_nanos,
+        tally.held_nanos,
+        tally.unresolved_nanos,
+        tally.raised_nanos,
+        tally.settled_count,
+    )
+
+
+def _add_earlier(tx: Transaction, budget: Budget, key: Key, tally: Tally) -> None:
+    """Add what is used in the earlier slices of a rolling window, the oldest one whole."""
+    window = budget.window_seconds * MICROS_PER_SECOND
+    first = key[1] - window - bucket_micros(budget.window_seconds)
+    ((used, held, raised),) = tx.rows(
+        f"SELECT CAST(COALESCE(SUM({' + '.join(USED)}), 0) AS BIGINT), "
+        "CAST(COALESCE(SUM(held_nanos), 0) AS BIGINT), "
+        "CAST(COALESCE(SUM(raised_nanos), 0) AS BIGINT) FROM budget_counters "
+        "WHERE budget_ref = ? AND period_start_micros > ? AND period_start_micros < ?",
+        (budget.id, first, key[1]),
+    )
+    tally.earlier_nanos, tally.earlier_held_nanos = used, held
+
+
+def _first_tally(tx: Transaction, budget: Budget, start_micros: int) -> Tally:
+    """Return a counter that begins with what the ledger has booked in its period."""
+    if budget.entity_type not in LEDGER_SCOPES:
+        return Tally()
+    zone = load_zone(budget.time_zone)
+    period = period_at(start_micros, budget.period, zone, budget.window_seconds)
+    kind = budget.entity_type
+    only = () if kind == "organisation" else ((kind, (budget.entity_id,)),)
+    end = period.end_micros if budget.period != "total" else None
+    span = Span(None if budget.period == "total" else period.start_micros, end)
+    rows = summarize(tx, SummaryQuery(span=span, only=only))
+    if not rows:
+        return Tally()
+    measures = rows[0].measures
+    tally = Tally(settled_count=measures.request_count)
+    tally.used_nanos[NORMAL] = measures.cost_nanos
+    return tally
+
+
+def statuses(tx: Transaction, budgets: Iterable[Budget], now: datetime) -> list[BudgetStatus]:
+    """Return budgets with what is used of them at a moment, the fullest first."""
+    micros = to_micros(now)
+    found = [status_of(tx, budget, micros) for budget in budgets]
+    return sorted(found, key=lambda status: -status.used_share)
