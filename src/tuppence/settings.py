@@ -6,6 +6,7 @@ Each setting is described in docs/reference/settings.md.
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,12 +31,24 @@ class Settings:
     """WARNING_THRESHOLD: share of a budget from which it is in WARNING, 0.8 by default."""
     critical_threshold: float
     """CRITICAL_THRESHOLD: share of a budget from which it is CRITICAL, 0.95 by default."""
+    default_monthly_budget: str | None
+    """DEFAULT_MONTHLY_BUDGET: dollars a month for throttlers that are given no budget; none."""
+    redis_url: str | None
+    """REDIS_URL: where processes share what they hold; none by default."""
 
 
 def wants_colours(environment: Mapping[str, str] | None = None) -> bool:
     """Tell whether the terminal may be coloured: NO_COLOR, set to anything, forbids it."""
     env = os.environ if environment is None else environment
     return not env.get("NO_COLOR")
+
+
+def current_user() -> str:
+    """Return the name of the account that runs the process, for the audit trail."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return f"uid {os.getuid()}"
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -50,6 +63,8 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         language=_language(env),
         warning_threshold=_share(env, "WARNING_THRESHOLD", 0.8),
         critical_threshold=_share(env, "CRITICAL_THRESHOLD", 0.95),
+        default_monthly_budget=env.get("DEFAULT_MONTHLY_BUDGET") or None,
+        redis_url=env.get("REDIS_URL") or None,
     )
 
 

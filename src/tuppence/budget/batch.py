@@ -335,14 +335,10 @@ class Batch:
         for key, held in hold.amounts:
             if ending == "unresolved":
                 change = hold.bound_nanos - held
-                self._move(
-                    key, hold.priority, used=change, held=-held, unresolved=hold.bound_nanos
-                )
+                self._move(key, hold.priority, used=change, held=-held, unresolved=hold.bound_nanos)
             elif ending == "resolved":
                 bound = hold.bound_nanos
-                self._move(
-                    key, hold.priority, used=amount - bound, unresolved=-bound, settled=1
-                )
+                self._move(key, hold.priority, used=amount - bound, unresolved=-bound, settled=1)
             else:
                 settled = int(ending == "settled")
                 self._move(key, hold.priority, used=amount - held, held=-held, settled=settled)
@@ -377,9 +373,7 @@ class Batch:
     def _withdraw(self, hold: HoldRow) -> Answer:
         """Give up waiting; where the turn has come meanwhile, the money is held after all."""
         if hold.state == "held":
-            return Granted(
-                hold.id, hold.bound_nanos, tuple(hold.amounts), hold.expires_at_micros
-            )
+            return Granted(hold.id, hold.bound_nanos, tuple(hold.amounts), hold.expires_at_micros)
         if hold.state == "waiting":
             budget = self._directory.of_id(self._tx, hold.waits_on or 0)
             key = self._current[budget.id]

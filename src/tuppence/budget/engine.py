@@ -177,9 +177,7 @@ class BudgetEngine:
                 else:
                     await loop.run_in_executor(None, self._poll)
         except BaseException:
-            await asyncio.shield(
-                loop.run_in_executor(None, self._leave, request.hold_id, answer)
-            )
+            await asyncio.shield(loop.run_in_executor(None, self._leave, request.hold_id, answer))
             raise
         self._waiters.pop(request.hold_id, None)
         return _granted(answer)

@@ -214,9 +214,7 @@ def _change(
     if not changed:
         return budget
     settings = ", ".join(f"{name} = ?" for name in changed)
-    tx.execute(
-        f"UPDATE cost_budgets SET {settings} WHERE id = ?", (*changed.values(), budget.id)
-    )
+    tx.execute(f"UPDATE cost_budgets SET {settings} WHERE id = ?", (*changed.values(), budget.id))
     old = _values_of_budget(budget)
     _record(tx, budget.id, action, {name: old[name] for name in changed}, changed, at=at, by=by)
     return _get(tx, budget.entity_type, budget.entity_id, budget.period, budget.window_seconds)

@@ -7,7 +7,6 @@ then every booking and every hold moves it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
 from typing import NamedTuple
 
 from tuppence.core.admission import NORMAL, PRIORITIES, State, Tally, crossed, limit_of, state_of
@@ -18,9 +17,8 @@ from tuppence.core.periods import (
     bucket_micros,
     load_zone,
     period_at,
-    to_micros,
 )
-from tuppence.cost_tracking.budgets import Budget
+from tuppence.cost_tracking.budgets import Budget, all_budgets
 from tuppence.cost_tracking.summary import SummaryQuery, summarize
 from tuppence.storage.database import BulkInsert, Kind, Transaction
 
@@ -206,7 +204,9 @@ def _read(tx: Transaction, keys: Sequence[Key], *, lock: bool) -> dict[Key, Tall
             "ORDER BY budget_ref, period_start_micros"
         )
         for budget_ref, period_start, *state in read(query, [one for key in some for one in key]):
-            found[budget_ref, period_start] = Tally(state[:4], *state[4:8], has_waiters=bool(state[8]))
+            found[budget_ref, period_start] = Tally(
+                state[:4], *state[4:8], has_waiters=bool(state[8])
+            )
     return found
 
 
@@ -254,8 +254,7 @@ def _first_tally(tx: Transaction, budget: Budget, start_micros: int) -> Tally:
     return tally
 
 
-def statuses(tx: Transaction, budgets: Iterable[Budget], now: datetime) -> list[BudgetStatus]:
-    """Return budgets with what is used of them at a moment, the fullest first."""
-    micros = to_micros(now)
-    found = [status_of(tx, budget, micros) for budget in budgets]
+def all_statuses(tx: Transaction, micros: int) -> list[BudgetStatus]:
+    """Return all budgets with what is used of them at a moment, the fullest first."""
+    found = [status_of(tx, budget, micros) for budget in all_budgets(tx)]
     return sorted(found, key=lambda status: -status.used_share)

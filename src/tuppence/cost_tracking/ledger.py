@@ -11,16 +11,17 @@ from functools import partial
 from typing import Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from tuppence.core.money import Money
-from tuppence.core.periods import Span
+from tuppence.core.periods import Span, to_micros
 from tuppence.core.price_book import PriceBook
 from tuppence.cost_tracking import amendments, budgets, verification
 from tuppence.cost_tracking.booking import Booked, Call, book_calls, book_one, refuse_changed
 from tuppence.cost_tracking.contracts import add_contract, contract_version, read_contracts
+from tuppence.cost_tracking.counters import BudgetStatus, all_statuses
 from tuppence.cost_tracking.dictionary import Dictionary, KnownIds
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.summary import SummaryQuery, SummaryRow, summarize, total_of
 from tuppence.prices.catalogue import load_price_book
-from tuppence.settings import load_settings
+from tuppence.settings import current_user, load_settings
 from tuppence.storage.database import Database, Row, Transaction
 from tuppence.storage.opening import open_database
 
@@ -112,13 +113,14 @@ class Ledger:
         operation = partial(amendments.reprice, span=span, unpriced_only=unpriced_only)
         return self._write(operation)
 
-    def create_budget(self, budget: budgets.NewBudget) -> budgets.Budget:
-        """Create a budget, or give the one of this entity and period a new limit."""
-        return self._write(partial(budgets.create_budget, created_at=self.now()), budget)
+    def create_budget(self, budget: budgets.NewBudget, *, by: str = "") -> budgets.Budget:
+        """Create a budget, or give the one of this entity and period new values; on record."""
+        by = by or current_user()
+        return self.database.run(budgets.set_budget, budget, at=self.now(), by=by)
 
-    def budget_statuses(self, at: datetime | None = None) -> list[budgets.BudgetStatus]:
+    def budget_statuses(self, at: datetime | None = None) -> list[BudgetStatus]:
         """Return all budgets with what has been spent in the period of a moment (now)."""
-        return self.database.read(budgets.budget_statuses, at or self.now())
+        return self.database.read(all_statuses, to_micros(at or self.now()))
 
     def verify(self) -> verification.Verified:
         """Compare all roll-ups with the rows they sum; raise LedgerInconsistent on a difference."""

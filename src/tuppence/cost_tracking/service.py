@@ -13,7 +13,7 @@ from typing import Any, TypedDict, Unpack
 from tuppence.core.money import Money, round_half_even, to_dollars, to_nanos
 from tuppence.core.periods import Span, from_micros, load_zone
 from tuppence.cost_tracking.booking import LOG_COLUMNS, Booked, Call
-from tuppence.cost_tracking.budgets import Budget, NewBudget
+from tuppence.cost_tracking.budgets import Budget, NewBudget, encode_shares
 from tuppence.cost_tracking.collector import paused_collector
 from tuppence.cost_tracking.ledger import Ledger, utc_now
 from tuppence.cost_tracking.measures import Measures
@@ -307,11 +307,16 @@ def _budget_row(budget: Budget) -> CostBudget:
         id=budget.id,
         entity_type=budget.entity_type,
         entity_id=budget.entity_id,
-        entity_ref=budget.entity_ref,
-        period="month",
+        period=budget.period,
+        window_seconds=budget.window_seconds,
         time_zone=budget.time_zone,
         limit_nanos=budget.limit_nanos,
-        warning_threshold=budget.warning_threshold,
-        critical_threshold=budget.critical_threshold,
+        mode=budget.terms.mode,
+        warning_threshold=budget.terms.warning_threshold,
+        critical_threshold=budget.terms.critical_threshold,
+        critical_ceiling=budget.terms.critical_ceiling,
+        overdraft_share=budget.terms.overdraft_share,
+        reserved_shares=encode_shares(budget.terms.reserved_shares),
+        paused=int(budget.terms.paused),
         created_at=from_micros(budget.created_at_micros),
     )

@@ -1,0 +1,429 @@
+"""BudgetThrottler: hard budgets as the specification shows them, and its async twin.
+
+`should_throttle` looks and advises; `hold` holds money, and only a hold cannot be overtaken by
+other callers. Dollars are floats here, each the correctly rounded value of the exact integer beside
+it (`..._nanos`). Errors are those of `tuppence.errors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Unpack
+
+from tuppence.budget import pace
+from tuppence.budget.decisions import (
+    TOO_FAST,
+    Landing,
+    ThrottleDecision,
+    decide,
+    landing,
+)
+from tuppence.budget.directory import Directory
+from tuppence.budget.engine import BudgetEngine
+from tuppence.budget.expectation import Expectations
+from tuppence.budget.holds import AsyncHold, Hold, hold_id_of, lease_micros
+from tuppence.budget.overview import (
+    BudgetSummary,
+    WindowUsage,
+    budget_summary,
+    window_usage,
+)
+from tuppence.budget.refusals import hold_name
+from tuppence.budget.requests import End, Granted, Reserve, Spend
+from tuppence.budget.scopes import Payer, encode_scopes, scopes_of
+from tuppence.budget.tiers import suggested_model
+from tuppence.core.admission import PRIORITIES, Mode
+from tuppence.core.money import Money, to_nanos
+from tuppence.cost_tracking.budgets import NewBudget, Scope, set_budget
+from tuppence.cost_tracking.ledger import utc_now
+from tuppence.errors import InvalidInput
+from tuppence.language import translator
+from tuppence.settings import load_settings
+from tuppence.storage.opening import open_database
+from tuppence.storage.threads import DatabaseThreads
+
+DEFAULT_LEASE_SECONDS = 900.0
+"""Longer than providers let a call run by default (10 minutes)."""
+
+
+class BudgetThrottler:
+    """Decides on calls by the money that is left, and keeps budgets from being overspent.
+
+    `monthly_budget` is a budget of this throttler's own, over the calls that go through throttlers
+    of its `name`; the budgets in the ledger that cover a call hold beside it. Without it there is
+    the default of the settings, or none. State lives in the database: `database_url`, or what
+    DATABASE_URL names, or a SQLite file in the user's data directory.
+
+    Raises InvalidMoney, InvalidInput, DatabaseUnreachable, SchemaMismatch.
+    """
+
+    def __init__(
+        self,
+        monthly_budget: Money | None = None,
+        warning_threshold: float | None = None,
+        critical_threshold: float | None = None,
+        *,
+        name: str = "default",
+        database_url: str | None = None,
+        time_zone: str = "UTC",
+        mode: Mode = "strict",
+        critical_ceiling: float = 0.1,
+        overdraft_share: float = 0.01,
+        lease_seconds: float = DEFAULT_LEASE_SECONDS,
+        tiers: str = "default",
+        language: str | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        settings = load_settings()
+        self.name = name
+        self._tiers = tiers
+        self._lease_seconds = lease_seconds
+        self._translate = translator(language or settings.language)
+        lease_micros(lease_seconds)
+        limit = settings.default_monthly_budget if monthly_budget is None else monthly_budget
+        new = None
+        if limit is not None:
+            new = NewBudget(
+                "throttler",
+                name,
+                to_nanos(limit, field="monthly_budget"),
+                settings.warning_threshold if warning_threshold is None else warning_threshold,
+                settings.critical_threshold if critical_threshold is None else critical_threshold,
+                time_zone,
+                mode=mode,
+                critical_ceiling=critical_ceiling,
+                overdraft_share=overdraft_share,
+            ).check()
+        self.database = open_database(database_url or settings.database_url)
+        self.engine = BudgetEngine(self.database, now)
+        self._directory = Directory()
+        self._expectations = Expectations(self.database)
+        if new is not None:
+            self.database.run(set_budget, new, at=now(), by="BudgetThrottler")
+
+    def should_throttle(
+        self,
+        requested_cost: Money,
+        priority: str = "normal",
+        *,
+        model: str | None = None,
+        **payer: Unpack[Payer],
+    ) -> ThrottleDecision:
+        """Return whether a call of this cost may be made now, and how.
+
+        Judged by where the call would leave the fullest budget that covers it. This holds no
+        money: calls that ask at once may all be allowed; `hold` is the promise.
+        """
+        cost, rank = to_nanos(requested_cost, field="requested_cost"), rank_of(priority)
+        views = self.engine.view(scopes_of(payer, self.name))
+        landings = [landing(budget, tally, cost) for budget, tally in views]
+        if not landings:
+            return ThrottleDecision(
+                allow=True,
+                strategy="none",
+                reason=self._translate("no budget covers the call"),
+                state="normal",
+            )
+        where = max(landings, key=_fullness)
+        suggestion = ""
+        if where.state in ("critical", "exceeded"):
+            suggestion = suggested_model(self._tiers, model)
+        decision = decide(where, cost, rank, suggestion, self._translate)
+        if decision["allow"] and pace.applies(where, rank):
+            self._keep_pace(decision, where, cost, rank)
+        return decision
+
+    def hold(
+        self,
+        upper_bound: Money,
+        *,
+        priority: str = "normal",
+        certain: Money = 0,
+        minimum: Money | None = None,
+        model: str = "",
+        wait_seconds: float = 0.0,
+        lease_seconds: float | None = None,
+        idempotency_key: str | None = None,
+        **payer: Unpack[Payer],
+    ) -> Hold:
+        """Hold money for a call in every budget that covers it, or in none.
+
+        `upper_bound` is what the call can cost at most, `certain` what it costs at least (its
+        input). Where less is left, `minimum` takes as much as there is, if at least that much.
+        `wait_seconds` waits for calls in flight that hold the money. `model` and the payer choose
+        whose history budgets of the mode "expected" go by.
+
+        Raises BudgetExceeded, BudgetPaused, WaitTimedOut, HoldKeyUsed, DatabaseUnreachable.
+        """
+        request = self._reservation(
+            upper_bound, certain, minimum, priority, model, lease_seconds, idempotency_key, payer
+        )
+        granted = self.engine.reserve(request, _seconds(wait_seconds))
+        return Hold(self.engine, granted, request.bound_nanos, request.lease_micros / 1e6)
+
+    def record_usage(
+        self,
+        cost: Money,
+        *,
+        priority: str = "normal",
+        idempotency_key: str | None = None,
+        **payer: Unpack[Payer],
+    ) -> None:
+        """Count money that has been spent, durably; what was held for it is settled instead.
+
+        A key that was used before counts nothing.
+        """
+        self.engine.perform(self._spending(cost, priority, idempotency_key, payer))
+
+    def resolve(self, hold_id: str, actual: Money) -> None:
+        """Book the true cost of a hold that is unresolved."""
+        amount = to_nanos(actual, field="actual")
+        self.engine.perform(End(hold_id_of(hold_id), "resolved", amount))
+
+    def settle(self, hold_id: str, actual: Money) -> None:
+        """Settle a hold by its id, from whichever process."""
+        amount = to_nanos(actual, field="actual")
+        self.engine.perform(End(hold_id_of(hold_id), "settled", amount))
+
+    def release(self, hold_id: str) -> None:
+        """Release a hold by its id, from whichever process."""
+        self.engine.perform(End(hold_id_of(hold_id), "released"))
+
+    def refund(self, hold_id: str, amount: Money) -> None:
+        """Give back what a provider has refunded of a settled call, as a row of its own."""
+        nanos = to_nanos(amount, field="amount")
+        number, row = hold_id_of(hold_id), self.engine.new_id()
+        self.engine.perform(End(number, "refund", nanos, refund_id=row))
+
+    def get_sliding_window_usage(self, minutes: int = 60) -> WindowUsage:
+        """Return what the calls through this throttler cost in the last so many minutes."""
+        return window_usage(self.database, self.name, minutes, self.engine.now_micros())
+
+    def get_budget_summary(self) -> BudgetSummary:
+        """Return how this throttler's own budget stands, when it will be used up, what helps."""
+        return budget_summary(self.database, self.name, self.engine.now_micros(), self._translate)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.engine.close()
+        self.database.close()
+
+    def _keep_pace(self, decision: ThrottleDecision, where: Landing, cost: int, rank: int) -> None:
+        """Refuse a call for now that comes faster than the rest of the budget allows."""
+        now = self.engine.now_micros()
+        period = self._directory.period_at(where.budget, now)
+        wanted = pace.Pace(where, cost, rank, pace.left_micros(where, period, now))
+        seconds = self.database.run(pace.take, where.budget.id, rank, wanted, now)
+        if seconds:
+            share = f"{where.share:.1%}"
+            decision["allow"] = False
+            decision["strategy"] = "reduce_rate"
+            decision["reason"] = self._translate(TOO_FAST).format(share=share)
+            decision["retry_after_seconds"] = seconds
+
+    def _reservation(
+        self,
+        upper_bound: Money,
+        certain: Money,
+        minimum: Money | None,
+        priority: str,
+        model: str,
+        lease_seconds: float | None,
+        idempotency_key: str | None,
+        payer: Payer,
+    ) -> Reserve:
+        bound = to_nanos(upper_bound, field="upper_bound")
+        floor = to_nanos(certain, field="certain")
+        if floor > bound:
+            raise InvalidInput(
+                "is more than the upper bound",
+                field="certain",
+                value=certain,
+                remedy="give what the call costs at least",
+            )
+        scopes = scopes_of(payer, self.name)
+        least = bound if minimum is None else min(to_nanos(minimum, field="minimum"), bound)
+        lease = lease_micros(self._lease_seconds if lease_seconds is None else lease_seconds)
+        return Reserve(
+            self.engine.new_id(),
+            scopes,
+            _scope_text(scopes, model),
+            bound,
+            self._expectations.expected(model, scopes, bound, floor),
+            floor,
+            least,
+            rank_of(priority),
+            lease,
+            key=_key_of(idempotency_key),
+            key_text=idempotency_key or "",
+        )
+
+    def _spending(
+        self, cost: Money, priority: str, idempotency_key: str | None, payer: Payer
+    ) -> Spend:
+        scopes = scopes_of(payer, self.name)
+        return Spend(
+            self.engine.new_id(),
+            scopes,
+            encode_scopes(scopes),
+            to_nanos(cost, field="cost"),
+            rank_of(priority),
+            _key_of(idempotency_key),
+        )
+
+
+class AsyncBudgetThrottler:
+    """The same for asyncio: every method as in BudgetThrottler, to be awaited."""
+
+    def __init__(
+        self,
+        monthly_budget: Money | None = None,
+        warning_threshold: float | None = None,
+        critical_threshold: float | None = None,
+        *,
+        name: str = "default",
+        database_url: str | None = None,
+        time_zone: str = "UTC",
+        mode: Mode = "strict",
+        critical_ceiling: float = 0.1,
+        overdraft_share: float = 0.01,
+        lease_seconds: float = DEFAULT_LEASE_SECONDS,
+        tiers: str = "default",
+        language: str | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._throttler = BudgetThrottler(
+            monthly_budget,
+            warning_threshold,
+            critical_threshold,
+            name=name,
+            database_url=database_url,
+            time_zone=time_zone,
+            mode=mode,
+            critical_ceiling=critical_ceiling,
+            overdraft_share=overdraft_share,
+            lease_seconds=lease_seconds,
+            tiers=tiers,
+            language=language,
+            now=now,
+        )
+        self.engine = self._throttler.engine
+        self._threads = DatabaseThreads()
+
+    async def should_throttle(
+        self,
+        requested_cost: Money,
+        priority: str = "normal",
+        *,
+        model: str | None = None,
+        **payer: Unpack[Payer],
+    ) -> ThrottleDecision:
+        """See BudgetThrottler.should_throttle."""
+        return await self._threads.call(
+            self._throttler.should_throttle, requested_cost, priority, model=model, **payer
+        )
+
+    async def hold(
+        self,
+        upper_bound: Money,
+        *,
+        priority: str = "normal",
+        certain: Money = 0,
+        minimum: Money | None = None,
+        model: str = "",
+        wait_seconds: float = 0.0,
+        lease_seconds: float | None = None,
+        idempotency_key: str | None = None,
+        **payer: Unpack[Payer],
+    ) -> AsyncHold:
+        """See BudgetThrottler.hold."""
+        request = self._throttler._reservation(  # noqa: SLF001 - its twin
+            upper_bound, certain, minimum, priority, model, lease_seconds, idempotency_key, payer
+        )
+        granted: Granted = await self.engine.reserve_async(request, _seconds(wait_seconds))
+        return AsyncHold(self.engine, granted, request.bound_nanos, request.lease_micros / 1e6)
+
+    async def record_usage(
+        self,
+        cost: Money,
+        *,
+        priority: str = "normal",
+        idempotency_key: str | None = None,
+        **payer: Unpack[Payer],
+    ) -> None:
+        """See BudgetThrottler.record_usage."""
+        request = self._throttler._spending(cost, priority, idempotency_key, payer)  # noqa: SLF001
+        await self.engine.perform_async(request)
+
+    async def resolve(self, hold_id: str, actual: Money) -> None:
+        """See BudgetThrottler.resolve."""
+        await self._threads.call(self._throttler.resolve, hold_id, actual)
+
+    async def settle(self, hold_id: str, actual: Money) -> None:
+        """See BudgetThrottler.settle."""
+        await self._threads.call(self._throttler.settle, hold_id, actual)
+
+    async def release(self, hold_id: str) -> None:
+        """See BudgetThrottler.release."""
+        await self._threads.call(self._throttler.release, hold_id)
+
+    async def refund(self, hold_id: str, amount: Money) -> None:
+        """See BudgetThrottler.refund."""
+        await self._threads.call(self._throttler.refund, hold_id, amount)
+
+    async def get_sliding_window_usage(self, minutes: int = 60) -> WindowUsage:
+        """See BudgetThrottler.get_sliding_window_usage."""
+        return await self._threads.call(self._throttler.get_sliding_window_usage, minutes)
+
+    async def get_budget_summary(self) -> BudgetSummary:
+        """See BudgetThrottler.get_budget_summary."""
+        return await self._threads.call(self._throttler.get_budget_summary)
+
+    async def close(self) -> None:
+        """Close the database and end the threads."""
+        await self._threads.call(self._throttler.close)
+        self._threads.shutdown()
+
+
+def rank_of(priority: str) -> int:
+    """Return the number of a priority; raise InvalidInput for an unknown one."""
+    try:
+        return PRIORITIES.index(priority)
+    except ValueError:
+        raise InvalidInput(
+            "is not a priority",
+            field="priority",
+            value=priority,
+            remedy=f"choose one of {', '.join(PRIORITIES)}",
+        ) from None
+
+
+def _fullness(where: Landing) -> tuple[bool, bool, float]:
+    enforced = where.budget.terms.mode in ("strict", "expected")
+    return where.budget.terms.paused, enforced and where.state == "exceeded", where.share
+
+
+def _scope_text(scopes: tuple[Scope, ...], model: str) -> str:
+    return encode_scopes((*scopes, ("model", model)) if model else scopes)
+
+
+def _key_of(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _seconds(wait_seconds: float) -> float:
+    if not 0 <= wait_seconds < float("inf"):
+        raise InvalidInput(
+            "is not a time to wait",
+            field="wait_seconds",
+            value=wait_seconds,
+            remedy="give a number of seconds, 0 not to wait",
+        )
+    return wait_seconds
+
+
+__all__ = ["AsyncBudgetThrottler", "BudgetThrottler", "ThrottleDecision", "hold_name", "rank_of"]
