@@ -60,6 +60,17 @@ class Transaction(Protocol):
     def ledger(self) -> str:
         """A name for the database, the same for all its transactions."""
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether nobody else writes to the database while this transaction is open."""
+
+    @property
+    def mark(self) -> tuple[int, int] | None:
+        """A mark of the database's state; None where the engine cannot tell states apart."""
+
+    def follows(self, mark: tuple[int, int] | None) -> bool:
+        """Tell whether nothing was written between the transaction of a mark and this one."""
+
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Return all rows of a query, or what a RETURNING clause gives."""
 

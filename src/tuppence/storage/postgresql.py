@@ -39,9 +39,17 @@ class PostgresqlTransaction:
 
     __slots__ = ("_cursor", "ledger")
 
+    exclusive = False
+    mark = None
+
     def __init__(self, connection: psycopg.Connection[Row], ledger: str) -> None:
         self._cursor = connection.cursor()
         self.ledger = ledger
+
+    def follows(self, mark: tuple[int, int] | None) -> bool:
+        """Return False: others may have written, and the server does not tell."""
+        del mark
+        return False
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Return all rows of a query."""
@@ -127,6 +135,11 @@ class PostgresqlDatabase:
                     raise
         raise AssertionError
 
+    def statement(self, sql: str, parameters: Sequence[object]) -> list[Row]:
+        """Run one statement as a transaction of its own: one exchange with the server."""
+        with self._connection() as connection:
+            return connection.execute(_with_marks(sql), parameters).fetchall()
+
     def read(
         self,
         operation: Callable[Concatenate[Transaction, P], T],
@@ -176,7 +189,11 @@ class PostgresqlDatabase:
                     self._conninfo, connect_timeout=int(CONNECT_TIMEOUT_SECONDS)
                 ).close()
                 self._opened = ConnectionPool(
-                    self._conninfo, min_size=1, max_size=MAX_CONNECTIONS, open=True
+                    self._conninfo,
+                    min_size=1,
+                    max_size=MAX_CONNECTIONS,
+                    open=True,
+                    kwargs={"autocommit": True},  # transactions are begun where they are meant
                 )
             return self._opened
 

@@ -30,11 +30,28 @@ SETTINGS = (
 class SqliteTransaction:
     """An open transaction on a SQLite connection."""
 
-    __slots__ = ("_connection", "ledger")
+    __slots__ = ("_connection", "_number", "ledger")
 
-    def __init__(self, connection: sqlite3.Connection, ledger: str) -> None:
+    exclusive = True
+    """A file has one writer."""
+
+    def __init__(self, connection: sqlite3.Connection, ledger: str, number: int = 0) -> None:
         self._connection = connection
+        self._number = number
         self.ledger = ledger
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """What changes with another connection's commit, and which transaction of ours this is."""
+        version = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        return version, self._number
+
+    def follows(self, mark: tuple[int, int] | None) -> bool:
+        """Tell whether nothing was written between the transaction of a mark and this one."""
+        if mark is None:
+            return False
+        version, number = mark
+        return self.mark == (version, number + 1)
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[Row]:
         """Return all rows of a query."""
@@ -84,6 +101,7 @@ class SqliteDatabase:
         self._opened: list[sqlite3.Connection] = []
         self._writer: sqlite3.Connection | None = None
         self._process = os.getpid()
+        self._transactions = 0
 
     @property
     def url(self) -> str:
@@ -100,8 +118,10 @@ class SqliteDatabase:
         with self._write_lock, self._explained():
             connection = self._writing_connection()
             connection.execute("BEGIN IMMEDIATE")
+            self._transactions += 1
+            transaction = SqliteTransaction(connection, self.url, self._transactions)
             try:
-                result = operation(SqliteTransaction(connection, self.url), *args, **kwargs)
+                result = operation(transaction, *args, **kwargs)
             except BaseException:
                 connection.execute("ROLLBACK")
                 raise
