@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from tuppence.budget import refusals
-from tuppence.budget.directory import Directory
 from tuppence.budget.hold_rows import (
     CHANGES,
     ENDS,
@@ -19,11 +18,13 @@ from tuppence.budget.hold_rows import (
     HoldRow,
     encode_amounts,
     expired_ids,
+    new_row,
     read_holds,
     refunded_nanos,
     used_keys,
     waiting_for,
 )
+from tuppence.budget.known import Known, state_row
 from tuppence.budget.requests import (
     Answer,
     End,
@@ -54,6 +55,7 @@ from tuppence.cost_tracking.counters import (
     save_counters,
     write_alerts,
 )
+from tuppence.cost_tracking.directory import Directory
 from tuppence.storage.database import Transaction
 
 MOST_EXPIRED = 500
@@ -64,7 +66,7 @@ WAITING_LEASE_MICROS = 5_000_000
 """How long a waiting call keeps its place without a sign of life of its process."""
 
 
-class KeyTakenMeanwhile(Exception):
+class KeyTakenMeanwhileError(Exception):
     """Another process has just used one of the idempotency keys: the batch has to start again."""
 
 
@@ -72,10 +74,17 @@ class Batch:
     """One batch within its transaction."""
 
     def __init__(
-        self, tx: Transaction, directory: Directory, now_micros: int, *, sweep: bool = False
+        self,
+        tx: Transaction,
+        directory: Directory,
+        known: Known,
+        now_micros: int,
+        *,
+        sweep: bool = False,
     ) -> None:
         self._tx = tx
         self._directory = directory
+        self._known = known
         self._now = now_micros
         self._sweep = sweep
         self._budgets: dict[Key, Budget] = {}
@@ -92,27 +101,29 @@ class Batch:
         """Waiting calls that got their turn, of this process and of others."""
         self.withdrawn: dict[int, Exception] = {}
         """Waiting calls that cannot fit any more."""
+        self.found: list[tuple[int, ...]] = []
+        """The counters as they were found."""
         self.out_of_reach: list[int] = []
         """Waiting calls at the head of a queue that need budgets which this batch did not lock."""
 
     def run(self, requests: Sequence[Request]) -> list[Answer]:
         """Decide on all requests, write what follows, and return the answers in order."""
-        self._directory.refresh(self._tx)
+        if not self._tx.follows(self._known.mark):
+            self._known.forget()
+            self._directory.refresh(self._tx)
         abandoned = expired_ids(self._tx, self._now, MOST_EXPIRED) if self._sweep else []
         self._load(requests, abandoned)
         answers = [self._answer(request) for request in requests]
         self._abandon(abandoned)
         self._give_turns()
         self._write()
+        self._known.remember(self._tallies, self._holds, self._tx.mark)
         return answers
 
     @property
-    def tallies(self) -> dict[int, tuple[Budget, Tally]]:
-        """The current counters of the budgets that the batch has touched."""
-        return {
-            number: (self._budgets[key], self._tallies[key])
-            for number, key in self._current.items()
-        }
+    def budgets(self) -> list[Budget]:
+        """The budgets that the batch has touched."""
+        return list(self._budgets.values())
 
     def _load(self, requests: Sequence[Request], abandoned: Sequence[int]) -> None:
         """Lock all counters that the requests touch, then read the holds that they are about."""
@@ -123,8 +134,7 @@ class Batch:
             for one in requests
             if isinstance(one, End | Extend | Turn) or (isinstance(one, Spend) and one.again)
         ]
-        if hold_ids:
-            self._holds = read_holds(tx, hold_ids)
+        self._read_holds(hold_ids)
         for request in requests:
             if isinstance(request, Reserve | Spend):
                 self._touch_scopes(request.scopes)
@@ -133,12 +143,27 @@ class Batch:
                 self._touch_scopes(decode_scopes(hold.scope_text))
             for key, _ in hold.amounts:
                 self._touch(directory.of_id(tx, key[0]), key)
-        self._tallies = load_counters(tx, self._budgets)
-        self._spent_before = {key: tally.spent_nanos for key, tally in self._tallies.items()}
-        if hold_ids:
+        self._read_tallies()
+        if hold_ids and not tx.exclusive:
             self._holds = read_holds(tx, hold_ids, lock=True)
         keys = [one.key for one in requests if isinstance(one, Reserve | Spend) and one.key]
         self._used_keys = used_keys(tx, keys)
+
+    def _read_holds(self, hold_ids: Sequence[int]) -> None:
+        known = self._known.holds
+        unknown = [number for number in hold_ids if number not in known]
+        self._holds = {number: known[number] for number in hold_ids if number in known}
+        if unknown:
+            self._holds |= read_holds(self._tx, unknown)
+
+    def _read_tallies(self) -> None:
+        known = self._known.tallies
+        unknown = {key: one for key, one in self._budgets.items() if key not in known}
+        self._tallies = {key: known[key] for key in self._budgets if key in known}
+        if unknown:
+            self._tallies |= load_counters(self._tx, unknown)
+        self._spent_before = {key: tally.spent_nanos for key, tally in self._tallies.items()}
+        self.found = [state_row(key, tally) for key, tally in self._tallies.items()]
 
     def _touch_scopes(self, scopes: Sequence[Scope]) -> None:
         for budget in self._directory.covering(self._tx, scopes):
@@ -183,25 +208,21 @@ class Batch:
             return self._refusal(key, budget, verdict, request.bound_nanos, request.priority)
         amounts = self._hold(covering, bound, request.expected_nanos, request.priority)
         expires_at = self._now + request.lease_micros
-        self._inserts.append(
-            (
-                request.hold_id,
-                request.key,
-                "held",
-                request.priority,
-                bound,
-                request.certain_nanos,
-                encode_amounts(amounts),
-                request.scope_text,
-                _throttler(covering),
-                None,
-                self._now,
-                expires_at,
-                None,
-                None,
-                None,
-            )
+        hold = HoldRow(
+            request.hold_id,
+            "held",
+            request.priority,
+            bound,
+            request.certain_nanos,
+            encode_amounts(amounts),
+            request.scope_text,
+            None,
+            self._now,
+            expires_at,
+            None,
         )
+        self._holds[hold.id] = hold
+        self._inserts.append(new_row(hold, key=request.key, throttler=_throttler(covering)))
         return Granted(request.hold_id, bound, amounts, expires_at, shadows)
 
     def _largest_fit(
@@ -250,25 +271,21 @@ class Batch:
     def _queue(self, request: Reserve, budget: Budget) -> Waiting:
         self._tallies[self._current[budget.id]].has_waiters = True
         wish = f"{request.expected_nanos}:{request.minimum_nanos}:{request.lease_micros}"
-        self._inserts.append(
-            (
-                request.hold_id,
-                request.key,
-                "waiting",
-                request.priority,
-                request.bound_nanos,
-                request.certain_nanos,
-                wish,
-                request.scope_text,
-                _throttler(self._covering(request.scopes)),
-                budget.id,
-                self._now,
-                self._now + WAITING_LEASE_MICROS,
-                None,
-                None,
-                None,
-            )
+        hold = HoldRow(
+            request.hold_id,
+            "waiting",
+            request.priority,
+            request.bound_nanos,
+            request.certain_nanos,
+            wish,
+            request.scope_text,
+            budget.id,
+            self._now,
+            self._now + WAITING_LEASE_MICROS,
+            None,
         )
+        throttler = _throttler(self._covering(request.scopes))
+        self._inserts.append(new_row(hold, key=request.key, throttler=throttler))
         return Waiting(request.hold_id)
 
     def _refusal(
@@ -290,24 +307,22 @@ class Batch:
         for key, _ in covering:
             self._move(key, request.priority, used=request.amount_nanos, settled=1)
         amounts = encode_amounts((key, 0) for key, _ in covering)
+        spent = HoldRow(
+            request.hold_id,
+            "settled",
+            request.priority,
+            request.amount_nanos,
+            request.amount_nanos,
+            amounts,
+            request.scope_text,
+            None,
+            self._now,
+            self._now,
+            request.amount_nanos,
+        )
+        throttler = _throttler(covering)
         self._inserts.append(
-            (
-                request.hold_id,
-                request.key,
-                "settled",
-                request.priority,
-                request.amount_nanos,
-                request.amount_nanos,
-                amounts,
-                request.scope_text,
-                _throttler(covering),
-                None,
-                self._now,
-                self._now,
-                self._now,
-                request.amount_nanos,
-                None,
-            )
+            new_row(spent, key=request.key, throttler=throttler, ended_at=self._now)
         )
         return Ended(request.hold_id, request.amount_nanos)
 
@@ -349,25 +364,20 @@ class Batch:
     def _refund(self, hold: HoldRow, request: End) -> Answer:
         for key, _ in hold.amounts:
             self._move(key, hold.priority, used=-request.amount_nanos)
-        self._inserts.append(
-            (
-                request.refund_id,
-                None,
-                "refund",
-                hold.priority,
-                0,
-                0,
-                hold.amounts_text,
-                hold.scope_text,
-                None,
-                None,
-                self._now,
-                self._now,
-                self._now,
-                -request.amount_nanos,
-                hold.id,
-            )
+        refund = HoldRow(
+            request.refund_id,
+            "refund",
+            hold.priority,
+            0,
+            0,
+            hold.amounts_text,
+            hold.scope_text,
+            None,
+            self._now,
+            self._now,
+            -request.amount_nanos,
         )
+        self._inserts.append(new_row(refund, ended_at=self._now, corrects=hold.id))
         return Ended(request.refund_id, request.amount_nanos)
 
     def _withdraw(self, hold: HoldRow) -> Answer:
@@ -503,7 +513,7 @@ class Batch:
     def _flush_holds(self) -> None:
         if self._inserts:
             if self._tx.insert(HOLDS, self._inserts) != len(self._inserts):
-                raise KeyTakenMeanwhile
+                raise KeyTakenMeanwhileError
             self._inserts = []
 
     def _write(self) -> None:

@@ -12,13 +12,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tuppence.budget.batch import Batch, KeyTakenMeanwhile
-from tuppence.budget.directory import Directory
+from tuppence.budget.batch import Batch, KeyTakenMeanwhileError
 from tuppence.budget.group_commit import GroupCommit
 from tuppence.budget.hold_rows import waiting_states
+from tuppence.budget.known import (
+    STATEMENT,
+    Known,
+    NotKnownError,
+    Recorder,
+    parameters_of,
+    provable,
+)
 from tuppence.budget.requests import (
     Answer,
     End,
@@ -34,6 +42,7 @@ from tuppence.core.admission import Tally
 from tuppence.core.periods import MICROS_PER_SECOND, to_micros
 from tuppence.cost_tracking.budgets import Budget, Scope
 from tuppence.cost_tracking.counters import load_counters
+from tuppence.cost_tracking.directory import Directory
 from tuppence.errors import DatabaseUnreachable
 from tuppence.storage.database import Database, Transaction
 
@@ -49,6 +58,9 @@ RETRY_SECONDS = 8.0
 """How long settlements are tried again while the database cannot be reached."""
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 0.5
+
+DETOURS = 16
+"""How many batches read first after another process was found to write too."""
 
 View = tuple[Budget, Tally]
 
@@ -76,6 +88,8 @@ class BudgetEngine:
         self.database = database
         self.now = now
         self._directory = Directory()
+        self._known = Known()
+        self._detours = 0
         self._group: GroupCommit[Request, Answer] = GroupCommit(self._commit)
         self._ids = _HoldIds(database, now)
         self._waiters: dict[int, _Waiter] = {}
@@ -236,20 +250,48 @@ class BudgetEngine:
     def _run(self, requests: Sequence[Request]) -> tuple[Batch, list[Answer]]:
         now = self.now_micros()
         sweep = abs(now - self._last_sweep_micros) >= SWEEP_EVERY_MICROS
-        while True:
-            try:
-                result = self.database.run(self._transaction, requests, now, sweep=sweep)
-            except KeyTakenMeanwhile:
-                continue
-            if sweep:
-                self._last_sweep_micros = now
-            return result
+        try:
+            result = None if sweep else self._run_on_what_is_known(requests, now)
+            while result is None:
+                with suppress(KeyTakenMeanwhileError):
+                    result = self.database.run(self._transaction, requests, now, sweep=sweep)
+        except BaseException:
+            self._known.forget()
+            raise
+        if sweep:
+            self._last_sweep_micros = now
+        return result
 
     def _transaction(
         self, tx: Transaction, requests: Sequence[Request], now: int, *, sweep: bool
     ) -> tuple[Batch, list[Answer]]:
-        batch = Batch(tx, self._directory, now, sweep=sweep)
+        batch = Batch(tx, self._directory, self._known, now, sweep=sweep)
         return batch, batch.run(requests)
+
+    def _run_on_what_is_known(
+        self, requests: Sequence[Request], now: int
+    ) -> tuple[Batch, list[Answer]] | None:
+        """Carry out a batch in one exchange with the server; None where it needs to read."""
+        send = self.database.statement
+        if send is None or not self._known.tallies:
+            return None
+        if self._detours:
+            self._detours -= 1
+            return None
+        recorder = Recorder()
+        batch = Batch(recorder, self._directory, self._known, now)
+        try:
+            answers = batch.run(requests)
+        except NotKnownError:
+            return None
+        if not provable(batch.budgets):
+            return None
+        expected = sorted(batch.found)
+        ((sound,),) = send(STATEMENT, parameters_of(recorder, expected, self._directory.version))
+        if not sound:
+            self._detours = DETOURS
+            return None
+        return batch, answers
 
     def _waiter(self, hold_id: int) -> _Waiter:
         return self._waiters.setdefault(hold_id, _Waiter())

@@ -82,6 +82,34 @@ class HoldRow:
         return int(expected), int(minimum), int(lease)
 
 
+def new_row(
+    hold: HoldRow,
+    *,
+    key: bytes | None = None,
+    throttler: int | None = None,
+    ended_at: int | None = None,
+    corrects: int | None = None,
+) -> tuple[object, ...]:
+    """Return a hold in the order of the columns of HOLDS."""
+    return (
+        hold.id,
+        key,
+        hold.state,
+        hold.priority,
+        hold.bound_nanos,
+        hold.certain_nanos,
+        hold.amounts_text,
+        hold.scope_text,
+        throttler,
+        hold.waits_on,
+        hold.created_at_micros,
+        hold.expires_at_micros,
+        ended_at,
+        hold.settled_nanos,
+        corrects,
+    )
+
+
 def encode_amounts(amounts: Iterable[tuple[Key, int]]) -> str:
     """Return amounts as they are kept."""
     return ",".join(f"{budget}:{start}:{nanos}" for (budget, start), nanos in amounts)

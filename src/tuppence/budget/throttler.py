@@ -20,7 +20,6 @@ from tuppence.budget.decisions import (
     decide,
     landing,
 )
-from tuppence.budget.directory import Directory
 from tuppence.budget.engine import BudgetEngine
 from tuppence.budget.expectation import Expectations
 from tuppence.budget.holds import AsyncHold, Hold, hold_id_of, lease_micros
@@ -37,6 +36,7 @@ from tuppence.budget.tiers import suggested_model
 from tuppence.core.admission import PRIORITIES, Mode
 from tuppence.core.money import Money, to_nanos
 from tuppence.cost_tracking.budgets import NewBudget, Scope, set_budget
+from tuppence.cost_tracking.directory import Directory
 from tuppence.cost_tracking.ledger import utc_now
 from tuppence.errors import InvalidInput
 from tuppence.language import translator

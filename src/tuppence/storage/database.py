@@ -110,6 +110,13 @@ class Database(Protocol):
     def url(self) -> str:
         """The database in the form that SQLAlchemy reads."""
 
+    @property
+    def statement(self) -> Callable[[str, Sequence[object]], list[Row]] | None:
+        """Runs one statement as a transaction of its own, in one exchange with the server.
+
+        None where there is no server to save an exchange with.
+        """
+
     def run(
         self,
         operation: Callable[Concatenate[Transaction, P], T],

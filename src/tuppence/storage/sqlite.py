@@ -93,6 +93,8 @@ class SqliteDatabase:
     One connection writes, guarded by a lock; readers take one of the idle ones, or a new one.
     """
 
+    statement = None
+
     def __init__(self, path: str) -> None:
         self._path = path
         self._memory = path == ":memory:"

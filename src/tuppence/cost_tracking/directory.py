@@ -23,7 +23,8 @@ class Directory:
     """The budgets that a process has met. Used by one transaction at a time."""
 
     def __init__(self) -> None:
-        self._version = -1
+        self.version = -1
+        """How often budgets had been changed when they were read."""
         self._by_scope: dict[Scope, tuple[Budget, ...]] = {}
         self._by_id: dict[int, Budget] = {}
         self._periods: dict[int, Period] = {}
@@ -31,11 +32,11 @@ class Directory:
     def refresh(self, tx: Transaction) -> None:
         """Forget everything when a budget has been changed."""
         version = read_version(tx)
-        if version != self._version or len(self._by_scope) > MOST_REMEMBERED:
+        if version != self.version or len(self._by_scope) > MOST_REMEMBERED:
             self._by_scope.clear()
             self._by_id.clear()
             self._periods.clear()
-            self._version = version
+            self.version = version
 
     def covering(self, tx: Transaction, scopes: Iterable[Scope]) -> list[Budget]:
         """Return the budgets of all these scopes."""
