@@ -20,12 +20,12 @@ from tuppence.budget.batch import Batch, KeyTakenMeanwhileError
 from tuppence.budget.group_commit import GroupCommit
 from tuppence.budget.hold_rows import waiting_states
 from tuppence.budget.known import (
-    STATEMENT,
     Known,
     NotKnownError,
     Recorder,
     parameters_of,
     provable,
+    statement_for,
 )
 from tuppence.budget.requests import (
     Answer,
@@ -287,7 +287,12 @@ class BudgetEngine:
         if not provable(batch.budgets):
             return None
         expected = sorted(batch.found)
-        ((sound,),) = send(STATEMENT, parameters_of(recorder, expected, self._directory.version))
+        if not expected:
+            return None
+        ((sound,),) = send(
+            statement_for(recorder, expected),
+            parameters_of(recorder, expected, self._directory.version),
+        )
         if not sound:
             self._detours = DETOURS
             return None

@@ -8,13 +8,14 @@ sent as one statement, which the server carries out only where all of it still i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from tuppence.budget.hold_rows import ENDS, HOLDS, HoldRow
 from tuppence.core.admission import Tally
 from tuppence.cost_tracking.budgets import Budget
 from tuppence.cost_tracking.counters import COUNTERS, Key
-from tuppence.storage.database import BulkInsert, BulkUpdate, Row
+from tuppence.storage.database import BulkInsert, BulkUpdate, Kind, Row
 
 MOST_KNOWN = 50_000
 
@@ -130,77 +131,112 @@ def provable(budgets: Sequence[Budget]) -> bool:
     return all(budget.period != "rolling" for budget in budgets)
 
 
-def _arrays(columns: Sequence[tuple[str, str]]) -> str:
-    return ", ".join(f"?::{kind}[]" for _, kind in columns)
-
-
-def _names(columns: Sequence[tuple[str, str]]) -> str:
-    return ", ".join(name for name, _ in columns)
-
-
 _SAME_KEY = "c.budget_ref = e.budget_ref AND c.period_start_micros = e.period_start_micros"
 _ENDS = (ENDS.key, *ENDS.columns)
+MOST_SPELLED_OUT = 4
+"""Up to so many rows a statement names each value: the server reads them quicker than arrays."""
 
-STATEMENT = f"""
-WITH expected AS MATERIALIZED (
-    SELECT * FROM unnest({_arrays(COUNTERS.columns)}) AS e ({_names(COUNTERS.columns)})
-), locked AS MATERIALIZED (
-    SELECT c.budget_ref FROM budget_counters c JOIN expected e ON {_SAME_KEY}
-    AND {" AND ".join(f"c.{name} = e.{name}" for name in _STATE)}
-    ORDER BY c.budget_ref, c.period_start_micros FOR UPDATE OF c
-), sound AS MATERIALIZED (
-    SELECT (SELECT count(*) FROM locked) = (SELECT count(*) FROM expected)
-    AND coalesce((SELECT version FROM budget_version WHERE id = 1), 0) = ?
-    AND NOT EXISTS (
-        SELECT 1 FROM budget_holds WHERE waits_on_ref IN (SELECT budget_ref FROM expected)
-    )
-    AND (SELECT count(*) FROM budget_holds WHERE id = ANY(?::bigint[]) AND state = 'held') = ?
-    AS ok
-), counted AS (
-    UPDATE budget_counters AS c SET {", ".join(f"{name} = e.{name}" for name in _STATE)}
-    FROM unnest({_arrays(COUNTERS.columns)}) AS e ({_names(COUNTERS.columns)}), sound
-    WHERE sound.ok AND {_SAME_KEY}
-), made AS (
-    INSERT INTO budget_holds ({_names(HOLDS.columns)})
-    SELECT e.* FROM unnest({_arrays(HOLDS.columns)}) AS e ({_names(HOLDS.columns)}), sound
-    WHERE sound.ok
-), ended AS (
-    UPDATE budget_holds AS h
-    SET {", ".join(f"{name} = e.{name}" for name, _ in ENDS.columns)}
-    FROM unnest({_arrays(_ENDS)}) AS e ({_names(_ENDS)}), sound
-    WHERE sound.ok AND h.id = e.id
+
+@lru_cache(maxsize=256)
+def statement_of(expected: int, made: int, ended: int) -> str:
+    """Return the statement that compares so many counters and then writes them and some holds.
+
+    The counters are locked, in sorted order, and compared as they are then; whatever ends a hold
+    or lets a call through changes one of its counters. The answer is true where all was as
+    expected, and then all is written.
+    """
+    parts = [
+        f"expected AS MATERIALIZED ({_source(COUNTERS.columns, expected)})",
+        f"""locked AS MATERIALIZED (
+            SELECT c.budget_ref FROM budget_counters c JOIN expected e ON {_SAME_KEY}
+            AND {" AND ".join(f"c.{name} = e.{name}" for name in _STATE)}
+            ORDER BY c.budget_ref, c.period_start_micros FOR UPDATE OF c
+        )""",
+        f"""sound AS MATERIALIZED (
+            SELECT (SELECT count(*) FROM locked) = {expected}
+            AND coalesce((SELECT version FROM budget_version WHERE id = 1), 0) = ?::bigint
+            AND NOT EXISTS (SELECT 1 FROM budget_holds h, expected e
+                            WHERE h.waits_on_ref = e.budget_ref)
+            {_STILL_HELD if ended else ""}
+            AS ok
+        )""",
+        f"""counted AS (
+            UPDATE budget_counters AS c SET {", ".join(f"{name} = e.{name}" for name in _STATE)}
+            FROM ({_source(COUNTERS.columns, expected)}) e, sound WHERE sound.ok AND {_SAME_KEY}
+        )""",
+    ]
+    if made:
+        parts.append(f"""made AS (
+            INSERT INTO budget_holds ({_names(HOLDS.columns)})
+            SELECT e.* FROM ({_source(HOLDS.columns, made)}) e, sound WHERE sound.ok
+        )""")
+    if ended:
+        parts.append(f"""ended AS (
+            UPDATE budget_holds AS h
+            SET {", ".join(f"{name} = e.{name}" for name, _ in ENDS.columns)}
+            FROM ({_source(_ENDS, ended)}) e, sound WHERE sound.ok AND h.id = e.id
+        )""")
+    return f"WITH {', '.join(parts)} SELECT ok FROM sound"
+
+
+_STILL_HELD = (
+    "AND (SELECT count(*) FROM budget_holds WHERE id = ANY(?::bigint[]) AND state = 'held') "
+    "= cardinality(?::bigint[])"
 )
-SELECT ok FROM sound
-"""
-"""Compare and write in one exchange: true where all was as expected, and then all is written.
-
-The counters are locked, in sorted order, and compared as they are then; whatever ends a hold or
-lets a call through changes one of its counters.
-"""
-
-
-def columns_of(
-    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Any]]
-) -> list[list[Any]]:
-    """Return rows as one list per column."""
-    if not rows:
-        return [[] for _ in columns]
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def parameters_of(
-    recorder: Recorder,
-    expected: Sequence[tuple[int, ...]],
-    version: int,
+    recorder: Recorder, expected: Sequence[tuple[int, ...]], version: int
 ) -> list[object]:
-    """Return the parameters of STATEMENT for what a batch wants written."""
-    ended = [row[0] for row in recorder.updated]
+    """Return the parameters of the statement for what a batch wants written."""
+    ended = ("bigint", [row[0] for row in recorder.updated])
+    counted = recorder.inserted.get(COUNTERS.table, ())
     return [
-        *columns_of(COUNTERS.columns, expected),
-        version,
-        ended,
-        len(ended),
-        *columns_of(COUNTERS.columns, recorder.inserted.get(COUNTERS.table, ())),
-        *columns_of(HOLDS.columns, recorder.inserted.get(HOLDS.table, ())),
-        *columns_of(_ENDS, recorder.updated),
+        *_values(COUNTERS.columns, expected),
+        str(version),
+        *([ended, ended] if recorder.updated else []),
+        *_values(COUNTERS.columns, _all_of(expected, counted)),
+        *_values(HOLDS.columns, recorder.inserted.get(HOLDS.table, ())),
+        *_values(_ENDS, recorder.updated),
     ]
+
+
+def statement_for(recorder: Recorder, expected: Sequence[tuple[int, ...]]) -> str:
+    """Return the statement that fits what a batch wants written."""
+    made = len(recorder.inserted.get(HOLDS.table, ()))
+    return statement_of(len(expected), made, len(recorder.updated))
+
+
+def _all_of(
+    expected: Sequence[tuple[int, ...]], counted: Sequence[Sequence[Any]]
+) -> list[Sequence[Any]]:
+    """Return all counters as they are to be: those that do not change as they were."""
+    changed = {tuple(row[:2]): row for row in counted}
+    return [changed.get(row[:2], row) for row in expected]
+
+
+def _source(columns: Sequence[tuple[str, Kind]], count: int) -> str:
+    """Return a query for rows that are parameters: each value by itself, or arrays of columns."""
+    if count > MOST_SPELLED_OUT:
+        arrays = ", ".join(f"?::{kind}[]" for _, kind in columns)
+        return f"SELECT * FROM unnest({arrays}) AS e ({_names(columns)})"
+    row = ", ".join(f"?::{kind}" for _, kind in columns)
+    return f"SELECT * FROM (VALUES {', '.join([f'({row})'] * count)}) AS e ({_names(columns)})"
+
+
+def _values(columns: Sequence[tuple[str, Kind]], rows: Sequence[Sequence[Any]]) -> list[object]:
+    """Return rows as the parameters of `_source`, as text: one type, so one prepared statement."""
+    if len(rows) > MOST_SPELLED_OUT:
+        arrays = zip(columns, zip(*rows, strict=True), strict=True)
+        return [(kind, values) for (_, kind), values in arrays]
+    return [_text(value) for row in rows for value in row]
+
+
+def _text(value: object) -> str | None:
+    if isinstance(value, bytes):
+        return f"\\x{value.hex()}"
+    return None if value is None else str(value)
+
+
+def _names(columns: Sequence[tuple[str, Kind]]) -> str:
+    return ", ".join(name for name, _ in columns)

@@ -114,7 +114,8 @@ class Database(Protocol):
     def statement(self) -> Callable[[str, Sequence[object]], list[Row]] | None:
         """Runs one statement as a transaction of its own, in one exchange with the server.
 
-        None where there is no server to save an exchange with.
+        An array is a parameter of the form (kind, values). None where there is no server to save
+        an exchange with.
         """
 
     def run(

@@ -137,8 +137,10 @@ class PostgresqlDatabase:
 
     def statement(self, sql: str, parameters: Sequence[object]) -> list[Row]:
         """Run one statement as a transaction of its own: one exchange with the server."""
+        # Arrays go as text: the driver would prepare the statement anew for each mix of types.
+        values = [_array(*one) if isinstance(one, tuple) else one for one in parameters]
         with self._connection() as connection:
-            return connection.execute(_with_marks(sql), parameters).fetchall()
+            return connection.execute(_with_marks(sql), values).fetchall()
 
     def read(
         self,
