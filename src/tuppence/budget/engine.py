@@ -16,7 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from tuppence.budget.batch import Batch, KeyTakenMeanwhileError
+from tuppence.budget.batch import Batch
+from tuppence.budget.books import Books, KeyTakenMeanwhileError
 from tuppence.budget.group_commit import GroupCommit
 from tuppence.budget.hold_rows import waiting_states
 from tuppence.budget.known import (
@@ -265,7 +266,7 @@ class BudgetEngine:
     def _transaction(
         self, tx: Transaction, requests: Sequence[Request], now: int, *, sweep: bool
     ) -> tuple[Batch, list[Answer]]:
-        batch = Batch(tx, self._directory, self._known, now, sweep=sweep)
+        batch = Batch(Books(tx, self._directory, self._known, now), sweep=sweep)
         return batch, batch.run(requests)
 
     def _run_on_what_is_known(
@@ -279,14 +280,15 @@ class BudgetEngine:
             self._detours -= 1
             return None
         recorder = Recorder()
-        batch = Batch(recorder, self._directory, self._known, now)
+        books = Books(recorder, self._directory, self._known, now)
+        batch = Batch(books)
         try:
             answers = batch.run(requests)
         except NotKnownError:
             return None
-        if not provable(batch.budgets):
+        if not provable(books.budgets):
             return None
-        expected = sorted(batch.found)
+        expected = sorted(books.found)
         if not expected:
             return None
         ((sound,),) = send(
