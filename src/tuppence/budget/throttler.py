@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import datetime
-from typing import Unpack
+from typing import TypedDict, Unpack
 
 from tuppence.budget import pace
 from tuppence.budget.decisions import (
@@ -48,6 +48,31 @@ DEFAULT_LEASE_SECONDS = 900.0
 """Longer than providers let a call run by default (10 minutes)."""
 
 
+class ThrottlerOptions(TypedDict, total=False):
+    """What a throttler can be told beside its budget; all of it by keyword."""
+
+    name: str
+    """Throttlers of one name share one budget; "default"."""
+    database_url: str | None
+    """Where state lives; what DATABASE_URL names, or a SQLite file in the data directory."""
+    time_zone: str
+    """In which months begin; "UTC"."""
+    mode: Mode
+    """How the own budget is kept: "strict", "expected", "soft" or "shadow"."""
+    critical_ceiling: float
+    """Share of the limit that critical calls may spend beyond it; 0.1."""
+    overdraft_share: float
+    """Share of the limit by which one call may pass it in the mode "expected"; 0.01."""
+    lease_seconds: float
+    """How long a hold lives without being settled; 900."""
+    tiers: str
+    """Which models are suggested: "default" or "chapter-12"."""
+    language: str | None
+    """Of reasons and recommendations: "en" or "zh_TW"; that of the settings."""
+    now: Callable[[], datetime]
+    """The clock."""
+
+
 class BudgetThrottler:
     """Decides on calls by the money that is left, and keeps budgets from being overspent.
 
@@ -64,44 +89,22 @@ class BudgetThrottler:
         monthly_budget: Money | None = None,
         warning_threshold: float | None = None,
         critical_threshold: float | None = None,
-        *,
-        name: str = "default",
-        database_url: str | None = None,
-        time_zone: str = "UTC",
-        mode: Mode = "strict",
-        critical_ceiling: float = 0.1,
-        overdraft_share: float = 0.01,
-        lease_seconds: float = DEFAULT_LEASE_SECONDS,
-        tiers: str = "default",
-        language: str | None = None,
-        now: Callable[[], datetime] = utc_now,
+        **options: Unpack[ThrottlerOptions],
     ) -> None:
         settings = load_settings()
-        self.name = name
-        self._tiers = tiers
-        self._lease_seconds = lease_seconds
-        self._translate = translator(language or settings.language)
-        lease_micros(lease_seconds)
-        limit = settings.default_monthly_budget if monthly_budget is None else monthly_budget
-        new = None
-        if limit is not None:
-            new = NewBudget(
-                "throttler",
-                name,
-                to_nanos(limit, field="monthly_budget"),
-                settings.warning_threshold if warning_threshold is None else warning_threshold,
-                settings.critical_threshold if critical_threshold is None else critical_threshold,
-                time_zone,
-                mode=mode,
-                critical_ceiling=critical_ceiling,
-                overdraft_share=overdraft_share,
-            ).check()
-        self.database = open_database(database_url or settings.database_url)
+        self.name = options.get("name", "default")
+        self._tiers = options.get("tiers", "default")
+        self._lease_seconds = options.get("lease_seconds", DEFAULT_LEASE_SECONDS)
+        self._translate = translator(options.get("language") or settings.language)
+        lease_micros(self._lease_seconds)
+        now = options.get("now", utc_now)
+        own = _own_budget(monthly_budget, warning_threshold, critical_threshold, options)
+        self.database = open_database(options.get("database_url") or settings.database_url)
         self.engine = BudgetEngine(self.database, now)
         self._directory = Directory()
         self._expectations = Expectations(self.database)
-        if new is not None:
-            self.database.run(set_budget, new, at=now(), by="BudgetThrottler")
+        if own is not None:
+            self.database.run(set_budget, own, at=now(), by="BudgetThrottler")
 
     def should_throttle(
         self,
@@ -282,32 +285,10 @@ class AsyncBudgetThrottler:
         monthly_budget: Money | None = None,
         warning_threshold: float | None = None,
         critical_threshold: float | None = None,
-        *,
-        name: str = "default",
-        database_url: str | None = None,
-        time_zone: str = "UTC",
-        mode: Mode = "strict",
-        critical_ceiling: float = 0.1,
-        overdraft_share: float = 0.01,
-        lease_seconds: float = DEFAULT_LEASE_SECONDS,
-        tiers: str = "default",
-        language: str | None = None,
-        now: Callable[[], datetime] = utc_now,
+        **options: Unpack[ThrottlerOptions],
     ) -> None:
         self._throttler = BudgetThrottler(
-            monthly_budget,
-            warning_threshold,
-            critical_threshold,
-            name=name,
-            database_url=database_url,
-            time_zone=time_zone,
-            mode=mode,
-            critical_ceiling=critical_ceiling,
-            overdraft_share=overdraft_share,
-            lease_seconds=lease_seconds,
-            tiers=tiers,
-            language=language,
-            now=now,
+            monthly_budget, warning_threshold, critical_threshold, **options
         )
         self.engine = self._throttler.engine
         self._threads = DatabaseThreads()
@@ -385,6 +366,30 @@ class AsyncBudgetThrottler:
         """Close the database and end the threads."""
         await self._threads.call(self._throttler.close)
         self._threads.shutdown()
+
+
+def _own_budget(
+    monthly_budget: Money | None,
+    warning_threshold: float | None,
+    critical_threshold: float | None,
+    options: ThrottlerOptions,
+) -> NewBudget | None:
+    """Return the throttler's own budget, None where no limit is given."""
+    settings = load_settings()
+    limit = settings.default_monthly_budget if monthly_budget is None else monthly_budget
+    if limit is None:
+        return None
+    return NewBudget(
+        "throttler",
+        options.get("name", "default"),
+        to_nanos(limit, field="monthly_budget"),
+        settings.warning_threshold if warning_threshold is None else warning_threshold,
+        settings.critical_threshold if critical_threshold is None else critical_threshold,
+        options.get("time_zone", "UTC"),
+        mode=options.get("mode", "strict"),
+        critical_ceiling=options.get("critical_ceiling", 0.1),
+        overdraft_share=options.get("overdraft_share", 0.01),
+    ).check()
 
 
 def rank_of(priority: str) -> int:
