@@ -44,7 +44,7 @@ class Terms(NamedTuple):
     critical_ceiling: float = 0.1
     """Share of the limit that critical calls may spend beyond it."""
     overdraft_share: float = 0.01
-    """Share of the limit by which one call may go beyond it in the mode "expected"."""
+    """Share of the limit by which calls may go beyond it in the mode "expected"."""
     reserved_shares: tuple[float, ...] = NO_SHARES
     """Share of the limit that is kept for each priority."""
     paused: bool = False
@@ -64,6 +64,7 @@ class Tally:
     earlier_nanos: int = 0
     """Of a rolling window: what is used in its earlier slices."""
     earlier_held_nanos: int = 0
+    earlier_raised_nanos: int = 0
 
     @property
     def total_nanos(self) -> int:
@@ -86,12 +87,13 @@ class Tally:
             self.has_waiters,
             self.earlier_nanos,
             self.earlier_held_nanos,
+            self.earlier_raised_nanos,
         )
 
 
 def limit_of(terms: Terms, tally: Tally, priority: int = 0) -> int:
     """Return the limit in force: raised for the period, and for critical calls with its ceiling."""
-    limit = terms.limit_nanos + tally.raised_nanos
+    limit = terms.limit_nanos + tally.raised_nanos + tally.earlier_raised_nanos
     return limit + int(limit * terms.critical_ceiling) if priority == CRITICAL else limit
 
 
@@ -119,14 +121,24 @@ def fit(terms: Terms, tally: Tally, amount_nanos: int, priority: int) -> Fit:
 
 
 def amount_to_hold(terms: Terms, bound_nanos: int, expected_nanos: int) -> int:
-    """Return what a budget holds for a call: its bound, or in mode "expected" what is expected.
+    """Return what a budget holds for a call: its bound, or in mode "expected" what is expected."""
+    return min(bound_nanos, expected_nanos) if terms.mode == "expected" else bound_nanos
 
-    No single call may take the budget further beyond its limit than its overdraft allows.
+
+def amount_that_must_fit(
+    terms: Terms, bound_nanos: int, expected_nanos: int, certain_nanos: int
+) -> int:
+    """Return how much of what is held for a call has to be left of the limit.
+
+    All of it; in the mode "expected" the rest may go into the overdraft that the budget allows, but
+    not what the call costs for certain. So all that is held at once stays within limit and
+    overdraft.
     """
+    amount = amount_to_hold(terms, bound_nanos, expected_nanos)
     if terms.mode != "expected":
-        return bound_nanos
+        return amount
     overdraft = int(terms.limit_nanos * terms.overdraft_share)
-    return min(bound_nanos, max(expected_nanos, bound_nanos - overdraft))
+    return max(amount - overdraft, min(certain_nanos, amount))
 
 
 def state_of(terms: Terms, used_nanos: int, limit_nanos: int) -> State:

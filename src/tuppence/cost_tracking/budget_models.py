@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from tuppence.core.money import to_dollars
-from tuppence.storage.schema import Base, RowId, UtcMicros
+from tuppence.storage.schema import Base, UtcMicros
 
 
 class CostBudget(Base):

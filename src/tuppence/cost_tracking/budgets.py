@@ -1,9 +1,9 @@
-"""Budgets as rows: whom they cover, for which period, up to which amount; every change on record."""
+"""Budgets as rows: whom they cover, for which period, up to what; every change on record."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -62,13 +62,7 @@ class NewBudget(NamedTuple):
             raise InvalidInput(
                 "is empty", field="entity_id", value="", remedy=f"name the {self.entity_type}"
             )
-        if not 0 <= self.limit_nanos <= MAX_LIMIT_NANOS:
-            raise InvalidInput(
-                "is not a usable limit",
-                field="limit_nanos",
-                value=self.limit_nanos,
-                remedy="give an amount from 0 to 100 million dollars",
-            )
+        check_limit(self.limit_nanos)
         if not 0 < self.warning_threshold <= self.critical_threshold <= 1:
             raise InvalidInput(
                 f"does not fit the critical threshold {self.critical_threshold}",
@@ -156,21 +150,32 @@ def set_budget(tx: Transaction, new: NewBudget, *, at: datetime, by: str) -> Bud
     """Create a budget; the one that its entity has for this period gets the new values."""
     new.check()
     values = _values_of(new)
+    key = (new.entity_type, new.entity_id, new.period, new.window_seconds)
+    known = _find(tx, *key)
+    if known is not None and not _changes(known, values):
+        return known  # a process that starts says again what all have said before
+    if new.entity_type != "throttler":
+        _wait_for_bookings(tx)
     _next_version(tx)
-    before = _find(tx, new.entity_type, new.entity_id, new.period, new.window_seconds)
+    before = _find(tx, *key)
     if before is None:
         row = {**values, "created_at_micros": to_micros(at)}
         marks = ", ".join("?" * len(row))
         tx.execute(
             f"INSERT INTO cost_budgets ({', '.join(row)}) VALUES ({marks})", tuple(row.values())
         )
-        made = _get(tx, new.entity_type, new.entity_id, new.period, new.window_seconds)
+        made = _get(tx, *key)
         _record(tx, made.id, "set", {}, values, at=at, by=by)
         return made
+    return _change(tx, before, "set", _changes(before, values), at=at, by=by)
+
+
+def _changes(before: Budget, values: Mapping[str, object]) -> dict[str, object]:
+    """Return the new values that differ; new terms do not let calls through again."""
     old = _values_of_budget(before)
-    values["paused"] = old["paused"]  # new terms do not let calls through again
-    changed = {name: value for name, value in values.items() if old[name] != value}
-    return _change(tx, before, "set", changed, at=at, by=by)
+    return {
+        name: value for name, value in values.items() if old[name] != value and name != "paused"
+    }
 
 
 def change_budget(
@@ -185,6 +190,50 @@ def change_budget(
     """Give columns of a budget new values, on record."""
     _next_version(tx)
     return _change(tx, budget, action, changed, at=at, by=by)
+
+
+def raise_limit(
+    tx: Transaction, budget: Budget, amount_nanos: int, *, at: datetime, by: str
+) -> Budget:
+    """Give a budget a higher limit for good, on record."""
+    _next_version(tx)  # the next one who raises it sees the limit that this one makes
+    known = budget_of_id(tx, budget.id)
+    limit = check_limit(known.limit_nanos + check_raise(amount_nanos))
+    return _change(tx, known, "raise", {"limit_nanos": limit}, at=at, by=by)
+
+
+def set_paused(tx: Transaction, budget: Budget, *, paused: bool, at: datetime, by: str) -> Budget:
+    """Pause a budget or let calls through again, on record; nothing where it is so already."""
+    _next_version(tx)
+    known = budget_of_id(tx, budget.id)
+    if known.terms.paused == paused:
+        return known
+    action = "pause" if paused else "resume"
+    return _change(tx, known, action, {"paused": int(paused)}, at=at, by=by)
+
+
+def check_limit(nanos: int) -> int:
+    """Return a limit; raise InvalidInput for one that is negative or that no column holds."""
+    if not 0 <= nanos <= MAX_LIMIT_NANOS:
+        raise InvalidInput(
+            "is not a usable limit",
+            field="limit_nanos",
+            value=nanos,
+            remedy="give an amount from 0 to 100 million dollars",
+        )
+    return nanos
+
+
+def check_raise(nanos: int) -> int:
+    """Return an amount to raise a limit by; raise InvalidInput unless it is one."""
+    if not 0 < nanos <= MAX_LIMIT_NANOS:
+        raise InvalidInput(
+            "is not an amount to raise a limit by",
+            field="amount_nanos",
+            value=nanos,
+            remedy="give more than 0; for a lower limit set the budget anew",
+        )
+    return nanos
 
 
 def record_change(
@@ -231,10 +280,12 @@ class BudgetChangeRecord(NamedTuple):
     after: dict[str, Any]
 
 
-def read_changes(tx: Transaction, budgets: Iterable[Budget]) -> list[BudgetChangeRecord]:
-    """Return the audit trail of budgets, the oldest change first."""
+def read_changes(
+    tx: Transaction, budgets: Iterable[Budget] | None = None
+) -> list[BudgetChangeRecord]:
+    """Return the audit trail of budgets (of all), the oldest change first."""
     records = []
-    for budget in budgets:
+    for budget in all_budgets(tx) if budgets is None else budgets:
         rows = tx.rows(
             "SELECT changed_at_micros, changed_by, action, before, after "
             "FROM budget_changes WHERE budget_ref = ? ORDER BY id",
@@ -293,13 +344,11 @@ def decode_shares(text: str) -> tuple[float, ...]:
     """Return the reserved shares by priority; raise InvalidInput for an unreadable text."""
     if not text:
         return NO_SHARES
-    shares = dict.fromkeys(PRIORITIES, 0.0)
+    shares = list(NO_SHARES)
     for pair in text.split(","):
         name, _, share = pair.partition("=")
         try:
-            if name.strip() not in shares:
-                raise ValueError(name)
-            shares[name.strip()] = float(share)
+            shares[PRIORITIES.index(name.strip())] = float(share)
         except ValueError:
             raise InvalidInput(
                 "is not a list of priorities and shares",
@@ -307,7 +356,26 @@ def decode_shares(text: str) -> tuple[float, ...]:
                 value=text,
                 remedy="write high=0.2,critical=0.1",
             ) from None
-    return tuple(shares.values())
+    return tuple(shares)
+
+
+BUDGETS_LOCK = 7_488_118
+"""The advisory lock that PostgreSQL's bookings share, and that a new budget waits for."""
+
+
+def hold_budgets(tx: Transaction) -> None:
+    """Let no budget be made until this transaction ends: it knows all that cover its calls."""
+    if not tx.exclusive:
+        tx.rows(f"SELECT pg_advisory_xact_lock_shared({BUDGETS_LOCK})::text")
+
+
+def _wait_for_bookings(tx: Transaction) -> None:
+    """Wait for bookings that do not know of a new budget: its counters begin with what they book.
+
+    Those that come later wait for the budget.
+    """
+    if not tx.exclusive:
+        tx.rows(f"SELECT pg_advisory_xact_lock({BUDGETS_LOCK})::text")
 
 
 def _next_version(tx: Transaction) -> None:
@@ -370,7 +438,7 @@ def _values_of_budget(budget: Budget) -> dict[str, object]:
     return {name: values[name] for name in COLUMNS}
 
 
-def _one_of(field: str, value: object, choices: Iterable[str]) -> None:
+def _one_of(field: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise InvalidInput(
             "is not something that a budget can have",

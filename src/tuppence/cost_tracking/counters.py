@@ -7,6 +7,7 @@ then every booking and every hold moves it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from tuppence.core.admission import NORMAL, PRIORITIES, State, Tally, crossed, limit_of, state_of
@@ -15,10 +16,19 @@ from tuppence.core.periods import (
     MICROS_PER_SECOND,
     Span,
     bucket_micros,
+    from_micros,
     load_zone,
     period_at,
+    to_micros,
 )
-from tuppence.cost_tracking.budgets import Budget, all_budgets
+from tuppence.cost_tracking.budgets import (
+    Budget,
+    all_budgets,
+    check_limit,
+    check_raise,
+    raise_limit,
+    record_change,
+)
 from tuppence.cost_tracking.summary import SummaryQuery, summarize
 from tuppence.storage.database import BulkInsert, Kind, Transaction
 
@@ -132,6 +142,39 @@ def status_of(tx: Transaction, budget: Budget, micros: int) -> BudgetStatus:
     return BudgetStatus(budget, tally, period.start_micros, period.end_micros)
 
 
+def raise_for_good(
+    tx: Transaction, budget: Budget, amount_nanos: int, *, at: datetime, by: str
+) -> BudgetStatus:
+    """Give a budget a higher limit, on record; return how it stands then."""
+    return status_of(tx, raise_limit(tx, budget, amount_nanos, at=at, by=by), to_micros(at))
+
+
+def raise_for_now(
+    tx: Transaction, budget: Budget, amount_nanos: int, *, at: datetime, by: str
+) -> BudgetStatus:
+    """Raise a budget's limit for the current period only, on record; return how it stands then.
+
+    Of a rolling window it is raised until the window has passed.
+    """
+    key = key_at(budget, to_micros(at))
+    tally = load_counters(tx, {key: budget})[key]
+    before = tally.raised_nanos
+    tally.raised_nanos += check_raise(amount_nanos)
+    check_limit(limit_of(budget.terms, tally))
+    save_counters(tx, {key: tally})
+    begins = from_micros(key[1]).isoformat()
+    record_change(
+        tx,
+        budget,
+        "raise",
+        {"raised_nanos": before, "period_start": begins},
+        {"raised_nanos": tally.raised_nanos, "period_start": begins},
+        at=at,
+        by=by,
+    )
+    return status_of(tx, budget, to_micros(at))
+
+
 class Crossing(NamedTuple):
     """A threshold that spending has crossed."""
 
@@ -175,14 +218,18 @@ def write_alerts(tx: Transaction, found: Iterable[Crossing], at_micros: int) -> 
             _alert_period(one),
             one.spent_nanos,
             one.limit_nanos,
-            f"{one.budget.name}: {format_dollars(one.spent_nanos)} of "
-            f"{format_dollars(one.limit_nanos)} is spent ({one.severity})",
+            _message(one),
             at_micros,
         )
         for one in found
     ]
     if rows:
         tx.insert(ALERTS, sorted(rows))
+
+
+def _message(one: Crossing) -> str:
+    spent, limit = format_dollars(one.spent_nanos), format_dollars(one.limit_nanos)
+    return f"{one.budget.name}: {spent} of {limit} is spent ({one.severity})"
 
 
 def _alert_period(one: Crossing) -> int:
@@ -204,8 +251,9 @@ def _read(tx: Transaction, keys: Sequence[Key], *, lock: bool) -> dict[Key, Tall
             "ORDER BY budget_ref, period_start_micros"
         )
         for budget_ref, period_start, *state in read(query, [one for key in some for one in key]):
+            held, unresolved, raised, settled, waiters = state[4:]
             found[budget_ref, period_start] = Tally(
-                state[:4], *state[4:8], has_waiters=bool(state[8])
+                state[:4], held, unresolved, raised, settled, bool(waiters)
             )
     return found
 
@@ -233,6 +281,7 @@ def _add_earlier(tx: Transaction, budget: Budget, key: Key, tally: Tally) -> Non
         (budget.id, first, key[1]),
     )
     tally.earlier_nanos, tally.earlier_held_nanos = used, held
+    tally.earlier_raised_nanos = raised
 
 
 def _first_tally(tx: Transaction, budget: Budget, start_micros: int) -> Tally:

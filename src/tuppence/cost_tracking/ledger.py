@@ -13,7 +13,7 @@ from typing import Concatenate, Literal, ParamSpec, Self, TypeVar
 from tuppence.core.money import Money
 from tuppence.core.periods import Span, to_micros
 from tuppence.core.price_book import PriceBook
-from tuppence.cost_tracking import amendments, budgets, verification
+from tuppence.cost_tracking import amendments, budgets, counters, verification
 from tuppence.cost_tracking.booking import Booked, Call, book_calls, book_one, refuse_changed
 from tuppence.cost_tracking.contracts import add_contract, contract_version, read_contracts
 from tuppence.cost_tracking.counters import BudgetStatus, all_statuses
@@ -117,6 +117,33 @@ class Ledger:
         """Create a budget, or give the one of this entity and period new values; on record."""
         by = by or current_user()
         return self.database.run(budgets.set_budget, budget, at=self.now(), by=by)
+
+    def find_budgets(
+        self, entity_type: str, entity_id: str, period: str | None = None
+    ) -> tuple[budgets.Budget, ...]:
+        """Return the budgets of an entity, of one period or all; raise UnknownBudget for none."""
+        return self.database.read(budgets.find_budgets, (entity_type, entity_id), period)
+
+    def budget_changes(
+        self, of: Sequence[budgets.Budget] | None = None
+    ) -> list[budgets.BudgetChangeRecord]:
+        """Return the audit trail of some budgets, or of all, the oldest change first."""
+        return self.database.read(budgets.read_changes, of)
+
+    def raise_budget(
+        self, budget: budgets.Budget, amount_nanos: int, *, permanent: bool, by: str = ""
+    ) -> BudgetStatus:
+        """Raise a limit, for good or for the current period only; on record."""
+        operation = counters.raise_for_good if permanent else counters.raise_for_now
+        by = by or current_user()
+        return self.database.run(operation, budget, amount_nanos, at=self.now(), by=by)
+
+    def pause_budget(
+        self, budget: budgets.Budget, paused: bool = True, by: str = ""
+    ) -> budgets.Budget:
+        """Let no call through any more, or let calls through again; on record."""
+        operation = partial(budgets.set_paused, paused=paused)
+        return self.database.run(operation, budget, at=self.now(), by=by or current_user())
 
     def budget_statuses(self, at: datetime | None = None) -> list[BudgetStatus]:
         """Return all budgets with what has been spent in the period of a moment (now)."""
