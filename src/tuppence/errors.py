@@ -21,6 +21,7 @@ TuppenceError
 ├── UnknownPrice                          a price was asked for that no book holds
 └── LedgerError                           the database cannot be used; CLI exit code 1
     ├── DatabaseUnreachable
+    │   └── OutcomeUnknown                the connection broke during a commit
     ├── SchemaMismatch                    the database was written by another version
     └── LedgerInconsistent                roll-ups differ from the raw rows
 
@@ -139,6 +140,10 @@ class LedgerError(TuppenceError):
 
 class DatabaseUnreachable(LedgerError):
     """The database does not answer or cannot be opened."""
+
+
+class OutcomeUnknown(DatabaseUnreachable):
+    """The connection broke during a commit: nobody can tell yet whether it was carried out."""
 
 
 class SchemaMismatch(LedgerError):

@@ -9,6 +9,7 @@ is told at once and the first call after an outage finds the server.
 from __future__ import annotations
 
 import os
+import select
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ class Connections:
             "tcp_user_timeout": UNANSWERED_MILLISECONDS,
             **conninfo_to_dict(conninfo),
         }
+        self._idle: list[Connection] = []
+        self._inherited: list[Connection] = []
         self._begin_anew()
 
     @contextmanager
@@ -58,10 +61,6 @@ class Connections:
             connection = self._take()
             try:
                 yield connection
-            except BaseException as error:
-                if is_lost(connection, error):
-                    self.close()  # what broke this one has most likely broken the idle ones too
-                raise
             finally:
                 self._give_back(connection)
         finally:
@@ -75,20 +74,27 @@ class Connections:
             connection.close()
 
     def _begin_anew(self) -> None:
-        self._process = os.getpid()
         self._lock = threading.Lock()
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self._inherited = getattr(self, "_idle", [])  # kept: closing them would end the parent's
-        self._idle: list[Connection] = []
+        self._inherited += self._idle  # kept: to close them would end the parent's
+        self._idle = []
+        self._process = os.getpid()
 
     def _take(self) -> Connection:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
+        while True:
+            with self._lock:
+                if not self._idle:
+                    break
+                connection = self._idle.pop()
+            if not _has_news(connection):
+                return connection
+            connection.close()
         # Transactions are begun where they are meant.
         return psycopg.connect(**self._parameters, autocommit=True)
 
     def _give_back(self, connection: Connection) -> None:
+        if connection.closed:
+            self.close()  # what broke this one has most likely broken the idle ones too
         if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             connection.close()
             return
@@ -99,3 +105,10 @@ class Connections:
 def is_lost(connection: Connection, error: BaseException) -> bool:
     """Tell whether an error means that the server has gone away, or this connection's process."""
     return connection.closed or isinstance(error, errors.AdminShutdown | errors.CrashShutdown)
+
+
+def _has_news(connection: Connection) -> bool:
+    """Tell whether a server has sent something to an idle connection: as a rule, its farewell."""
+    news = select.poll()
+    news.register(connection.fileno(), select.POLLIN)
+    return bool(news.poll(0))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
 from psycopg import errors
-from psycopg_pool import ConnectionPool, PoolTimeout
 
-from tuppence.errors import DatabaseUnreachable, InvalidInput, LedgerError
+from tuppence.errors import DatabaseUnreachable, InvalidInput, LedgerError, OutcomeUnknown
+from tuppence.storage.connections import Connection, Connections, is_lost
 from tuppence.storage.database import (
     BulkInsert,
     BulkUpdate,
@@ -26,12 +24,10 @@ from tuppence.storage.database import (
 P = ParamSpec("P")
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_SECONDS = 10.0
-MAX_CONNECTIONS = 8
 ROWS_TO_COPY = 100
 """From how many rows on COPY, which takes one more exchange with the server, is quicker."""
 MAX_ATTEMPTS = 10
-"""How often an operation is tried again after a deadlock or a clash of transactions."""
+"""How often an operation is tried again: after a clash of transactions, or a lost connection."""
 
 
 class PostgresqlTransaction:
@@ -110,9 +106,7 @@ class PostgresqlDatabase:
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = _readable(conninfo)
-        self._lock = threading.Lock()
-        self._opened: ConnectionPool[psycopg.Connection[Row]] | None = None
-        self._process = os.getpid()
+        self._connections = Connections(self._conninfo)
 
     @property
     def url(self) -> str:
@@ -125,22 +119,49 @@ class PostgresqlDatabase:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run an operation in one durable transaction; again after a clash with another one."""
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        """Run an operation in one durable transaction.
+
+        It is run again after a clash with another one, and on a new connection where the old one
+        broke before the commit: then the server has undone all of it.
+        """
+        for _ in range(MAX_ATTEMPTS - 1):
+            with suppress(_UndoneError):
+                return self._attempt(operation, *args, **kwargs)
+        return self._attempt(operation, *args, **kwargs)
+
+    def _attempt(
+        self,
+        operation: Callable[Concatenate[Transaction, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        with self._connection() as connection:
+            committing = False
             try:
-                with self._connection() as connection, connection.transaction():
-                    return operation(PostgresqlTransaction(connection, self.url), *args, **kwargs)
-            except (errors.DeadlockDetected, errors.SerializationFailure):
-                if attempt == MAX_ATTEMPTS:
+                with connection.transaction():
+                    result = operation(PostgresqlTransaction(connection, self.url), *args, **kwargs)
+                    committing = True
+            except (errors.DeadlockDetected, errors.SerializationFailure) as clash:
+                raise self._unreachable(clash, _UndoneError) from clash
+            except errors.OperationalError as error:
+                if not is_lost(connection, error):
                     raise
-        raise AssertionError
+                if committing:
+                    raise self._unknown(error) from error
+                raise self._unreachable(error, _UndoneError) from error
+            return result
 
     def statement(self, sql: str, parameters: Sequence[object]) -> list[Row]:
         """Run one statement as a transaction of its own: one exchange with the server."""
         # Arrays go as text: the driver would prepare the statement anew for each mix of types.
         values = [_array(*one) if isinstance(one, tuple) else one for one in parameters]
         with self._connection() as connection:
-            return connection.execute(_with_marks(sql), values).fetchall()
+            try:
+                return connection.execute(_with_marks(sql), values).fetchall()
+            except errors.OperationalError as error:
+                if is_lost(connection, error):
+                    raise self._unknown(error) from error
+                raise
 
     def read(
         self,
@@ -155,49 +176,48 @@ class PostgresqlDatabase:
 
     def close(self) -> None:
         """Close all connections."""
-        with self._lock:
-            if self._opened is not None:
-                self._opened.close()
-                self._opened = None
+        self._connections.close()
 
     @contextmanager
-    def _connection(self) -> Iterator[psycopg.Connection[Row]]:
+    def _connection(self) -> Iterator[Connection]:
         try:
-            with self._pool().connection(CONNECT_TIMEOUT_SECONDS) as connection:
+            with self._connections.one() as connection:
                 yield connection
-        except (PoolTimeout, errors.OperationalError) as error:
-            if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure):
-                raise
-            raise DatabaseUnreachable(
-                f"the server does not answer as it should ({' '.join(str(error).split())})",
-                field="database",
-                value=without_password(self._conninfo),
-                remedy="check DATABASE_URL and that the server runs",
-            ) from error
+        except errors.OperationalError as error:
+            raise self._unreachable(error, DatabaseUnreachable) from error
         except (errors.ProgrammingError, errors.InternalError, errors.DataError) as error:
             raise LedgerError(
-                f"the server refused a statement ({' '.join(str(error).split())})",
+                f"the server refused a statement ({_one_line(error)})",
                 field="database",
                 value=without_password(self._conninfo),
                 remedy="check that the user may write, and that the database is the ledger's own",
             ) from error
 
-    def _pool(self) -> ConnectionPool[psycopg.Connection[Row]]:
-        with self._lock:
-            if self._opened is None or self._process != os.getpid():
-                self._process = os.getpid()
-                # The first connection is made here, so that a wrong address is told at once.
-                psycopg.connect(
-                    self._conninfo, connect_timeout=int(CONNECT_TIMEOUT_SECONDS)
-                ).close()
-                self._opened = ConnectionPool(
-                    self._conninfo,
-                    min_size=1,
-                    max_size=MAX_CONNECTIONS,
-                    open=True,
-                    kwargs={"autocommit": True},  # transactions are begun where they are meant
-                )
-            return self._opened
+    def _unreachable(
+        self, error: Exception, kind: type[DatabaseUnreachable]
+    ) -> DatabaseUnreachable:
+        return kind(
+            f"the server does not answer as it should ({_one_line(error)})",
+            field="database",
+            value=without_password(self._conninfo),
+            remedy="check DATABASE_URL and that the server runs",
+        )
+
+    def _unknown(self, error: Exception) -> OutcomeUnknown:
+        return OutcomeUnknown(
+            f"the connection broke while a commit was under way ({_one_line(error)})",
+            field="database",
+            value=without_password(self._conninfo),
+            remedy="see in the ledger whether it was carried out, or repeat it with the same key",
+        )
+
+
+class _UndoneError(DatabaseUnreachable):
+    """A transaction has changed nothing, for a reason that may not be there the next time."""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _readable(conninfo: str) -> str:
