@@ -38,11 +38,11 @@ class Race:
     """Who races for what: in each round every thread wants to hold one call's cost, once."""
 
     database_url: str
-    processes: int
-    threads: int
-    """Per process."""
     limit_nanos: int
     call_nanos: int
+    processes: int = 8
+    threads: int = 50
+    """Per process."""
     rounds: int = 1
     """Each on a budget of its own."""
     redis_url: str | None = None

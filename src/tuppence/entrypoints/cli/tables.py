@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tuppence.core.money import format_dollars
+
 WIDE = 100
 """From this width on tables show everything."""
 
@@ -20,6 +22,12 @@ class Column:
     heading: str
     numeric: bool = True
     from_width: int = 0
+
+
+def exact_dollars(nanos: int) -> str:
+    """Return an amount with all decimals that it has, at least two: "$0.0125"."""
+    text = format_dollars(nanos, 9)
+    return text[:-7] + text[-7:].rstrip("0")
 
 
 def terminal_columns() -> int:
