@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from tuppence.errors import DatabaseUnreachable, LedgerError
+from tuppence.errors import DatabaseUnreachable
 from tuppence.storage.database import BulkInsert, BulkUpdate, Row, Transaction
 
 P = ParamSpec("P")
@@ -124,10 +124,11 @@ class SqliteDatabase:
             transaction = SqliteTransaction(connection, self.url, self._transactions)
             try:
                 result = operation(transaction, *args, **kwargs)
+                connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # a full disk may have ended it already
+                    connection.execute("ROLLBACK")
                 raise
-            connection.execute("COMMIT")
             return result
 
     def read(
@@ -195,14 +196,21 @@ class SqliteDatabase:
                 raise
             raise self._explanation(error) from error
 
-    def _explanation(self, error: Exception) -> LedgerError:
+    def _explanation(self, error: Exception) -> DatabaseUnreachable:
         text = str(error)
         if "locked" in text or "busy" in text:
-            return LedgerError(
+            return DatabaseUnreachable(
                 f"another process has been writing for {BUSY_TIMEOUT_SECONDS:.0f} s ({text})",
                 field="database",
                 value=self._path,
                 remedy="end that process, or use PostgreSQL for many writers",
+            )
+        if "full" in text:
+            return DatabaseUnreachable(
+                f"has no room left, and nothing was written ({text})",
+                field="database",
+                value=self._path,
+                remedy="make room on its disk",
             )
         return DatabaseUnreachable(
             f"cannot be used as a ledger ({text})",
