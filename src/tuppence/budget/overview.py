@@ -61,11 +61,7 @@ def window_usage(database: Database, name: str, minutes: int, now_micros: int) -
 
     Raises InvalidInput for a window that is none.
     """
-    if (
-        isinstance(minutes, bool)
-        or not isinstance(minutes, int)
-        or minutes not in range(1, MAX_MINUTES + 1)
-    ):
+    if minutes not in range(1, MAX_MINUTES + 1):
         raise InvalidInput(
             "is not a usable number of minutes",
             field="minutes",
@@ -103,7 +99,6 @@ def budget_summary(
     """Return how a throttler's own budget stands; raise UnknownBudget where it has none."""
     status = database.read(_own_status, name, now_micros)
     limit, used = status.limit_nanos, status.spent_nanos
-    share = used / limit if limit else (float("inf") if used else 0.0)
     return BudgetSummary(
         monthly_budget=to_dollars(limit),
         monthly_budget_nanos=limit,
@@ -113,11 +108,18 @@ def budget_summary(
         held_nanos=status.held_nanos,
         remaining_budget=_signed_dollars(status.remaining_nanos),
         remaining_budget_nanos=status.remaining_nanos,
-        usage_percentage=round(share * 100, 1),
+        usage_percentage=_percentage(used, limit),
         status=status.state,
         days_until_exhausted=_days_left(status, now_micros),
         recommendations=[translate(one) for one in _recommendations(status)],
     )
+
+
+def _percentage(used: int, limit: int) -> float:
+    """Return a share in percent with one decimal, halves up as people round: 87.65 is 87.7."""
+    if not limit:
+        return float("inf") if used else 0.0
+    return (2_000 * used + limit) // (2 * limit) / 10
 
 
 def _own_status(tx: Transaction, name: str, now_micros: int) -> BudgetStatus:
