@@ -15,6 +15,8 @@ from tuppence.budget.hold_rows import (
     HoldRow,
     encode_amounts,
     expired_ids,
+    free_key,
+    read_holds,
     refunded_nanos,
     used_keys,
     waiting_for,
@@ -168,15 +170,20 @@ class Batch:
             return refusals.unknown_hold(request.hold_id)
         if request.ending == "withdrawn":
             return self._withdraw(hold)
-        refunded = refunded_nanos(books.tx, hold.id) if request.ending == "refund" else 0
+        refunded = 0
+        if request.ending == "refund":
+            books.write_new_holds()  # another refund of it may be in this batch
+            if request.again and read_holds(books.tx, [request.refund_id]):
+                return Ended(request.refund_id, request.amount_nanos)
+            refunded = refunded_nanos(books.tx, hold.id)
         problem = refusals.cannot_end(hold, request, books.now, refunded)
         if problem is not None:
             return problem
         if request.ending == "refund":
             return self._refund(hold, request)
-        if request.again and hold.state == request.ending:
+        if hold.state == request.ending and (request.again or request.ending == "unresolved"):
             return Ended(hold.id, hold.settled_nanos or 0)
-        late = hold.state == "unresolved" and request.ending == "settled"
+        late = hold.state == "unresolved" and request.ending in ("settled", "released")
         books.close(hold, "resolved" if late else request.ending, request.amount_nanos)
         return Ended(hold.id, request.amount_nanos)
 
@@ -241,7 +248,7 @@ class Batch:
     def _give_turns(self) -> None:
         """Let waiting calls have what is free now: by priority, then in order of arrival."""
         for budget, tally in self._books.current:
-            if not tally.has_waiters or budget.terms.mode not in ENFORCED:
+            if not tally.has_waiters:
                 continue
             self._books.write_new_holds()
             waiting = waiting_for(self._books.tx, budget.id, MOST_TURNS)
@@ -286,6 +293,8 @@ class Batch:
 
     def _leave_queue(self, hold: HoldRow) -> None:
         hold.state, hold.waits_on = "withdrawn", None
+        self._books.write_new_holds()
+        free_key(self._books.tx, hold.id)
         self._books.change(hold, hold.expires_at_micros, ended_at=self._books.now)
 
 
@@ -312,7 +321,9 @@ def _largest_fit(
         room = room_for(terms, tally, wish.priority)
         if not terms.paused and wish.minimum_nanos <= room and wish.minimum_nanos < bound:
             bound = room
-        elif blocked is None or verdict is Fit.REFUSED:
+            continue
+        verdict = fit(terms, tally, min(amount, wish.minimum_nanos), wish.priority)
+        if blocked is None or verdict is Fit.REFUSED:
             blocked = (budget, verdict)
     return bound, blocked, tuple(shadows)
 

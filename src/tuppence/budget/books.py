@@ -134,7 +134,7 @@ class Books:
         """Make a new hold row."""
         row = new_row(hold, key=key, throttler=throttler, ended_at=ended_at, corrects=corrects)
         self._inserts.append(row)
-        if hold.state == "held":
+        if hold.state in ("held", "waiting"):
             self.holds[hold.id] = hold
 
     def close(self, hold: HoldRow, ending: str, amount: int) -> None:

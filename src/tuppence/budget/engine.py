@@ -144,7 +144,11 @@ class BudgetEngine:
         Raises BudgetExceeded, WaitTimedOut, HoldKeyUsed, DatabaseUnreachable.
         """
         request.may_wait = wait_seconds > 0
-        answer = self.perform(request)
+        try:
+            answer = self.perform(request)
+        except (KeyboardInterrupt, SystemExit):  # its commit may have been carried out
+            self._leave(request.hold_id, Waiting(request.hold_id))
+            raise
         deadline = time.monotonic() + wait_seconds
         sign_of_life = time.monotonic() + SIGN_OF_LIFE_SECONDS
         try:
@@ -169,10 +173,15 @@ class BudgetEngine:
     async def reserve_async(self, request: Reserve, wait_seconds: float = 0.0) -> Granted:
         """Do the same from a coroutine."""
         request.may_wait = wait_seconds > 0
-        answer = await self.perform_async(request)
+        loop = asyncio.get_running_loop()
+        try:
+            answer = await self.perform_async(request)
+        except asyncio.CancelledError:  # its commit is carried out all the same
+            place = Waiting(request.hold_id)
+            await asyncio.shield(loop.run_in_executor(None, self._leave, request.hold_id, place))
+            raise
         deadline = time.monotonic() + wait_seconds
         sign_of_life = time.monotonic() + SIGN_OF_LIFE_SECONDS
-        loop = asyncio.get_running_loop()
         try:
             while isinstance(answer, Waiting):
                 waiter = self._waiter(answer.hold_id)

@@ -150,6 +150,11 @@ def used_keys(tx: Transaction, keys: Sequence[bytes]) -> dict[bytes, int]:
     return {bytes(key): number for key, number in tx.rows(query, keys)}
 
 
+def free_key(tx: Transaction, hold_id: int) -> None:
+    """Let the key of a call that waited in vain be used again: it holds nothing."""
+    tx.execute("UPDATE budget_holds SET idempotency_key = NULL WHERE id = ?", (hold_id,))
+
+
 def waiting_for(tx: Transaction, budget_id: int, limit: int) -> list[HoldRow]:
     """Return the calls that wait for a budget, whose turn comes first at the top."""
     query = (

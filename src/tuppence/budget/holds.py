@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +12,7 @@ from tuppence.budget.refusals import hold_name
 from tuppence.budget.requests import End, Ending, Extend, Granted
 from tuppence.core.money import Money, to_dollars, to_nanos
 from tuppence.core.periods import MICROS_PER_SECOND
-from tuppence.errors import InvalidInput
+from tuppence.errors import HoldAlreadyEnded, InvalidInput
 
 
 class _HeldMoney:
@@ -96,7 +97,8 @@ class Hold(_HeldMoney):
         traceback: TracebackType | None,
     ) -> None:
         if not self._ended:
-            self._engine.perform(self._ending("unresolved"))
+            with suppress(HoldAlreadyEnded):  # by its id, or by a call that was interrupted
+                self._engine.perform(self._ending("unresolved"))
             self._ended = True
 
 
@@ -128,7 +130,8 @@ class AsyncHold(_HeldMoney):
         traceback: TracebackType | None,
     ) -> None:
         if not self._ended:
-            await self._engine.perform_async(self._ending("unresolved"))
+            with suppress(HoldAlreadyEnded):
+                await self._engine.perform_async(self._ending("unresolved"))
             self._ended = True
 
 
@@ -150,6 +153,8 @@ def hold_id_of(name: str) -> int:
         if not name.startswith("h"):
             raise ValueError(name)
         number = int(name[1:], 16)
+        if not 0 < number < 2**63:
+            raise ValueError(name)
     except (ValueError, AttributeError):
         raise InvalidInput(
             "is not the id of a hold", field="hold", value=name, remedy="give an id as h100000002"

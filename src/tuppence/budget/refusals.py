@@ -127,7 +127,7 @@ def cannot_end(
         return unknown_hold(hold.id)
     if request.ending == "resolved":
         return None if state == "unresolved" else _not_unresolved(name)
-    if request.within_lease and request.ending == "settled":
+    if request.within_lease and request.ending in ("settled", "released"):
         return None
     expired = state == "held" and hold.expires_at_micros < now_micros
     if (state == "unresolved" or expired) and request.ending != "unresolved":
