@@ -7,7 +7,7 @@ cannot deadlock. Waiting calls get what the batch has freed, in their order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tuppence.budget import refusals
 from tuppence.budget.books import Books
@@ -27,6 +27,7 @@ from tuppence.budget.requests import (
     Ended,
     Extend,
     Granted,
+    OnSlice,
     Request,
     Reserve,
     Spend,
@@ -34,7 +35,15 @@ from tuppence.budget.requests import (
     Waiting,
 )
 from tuppence.budget.scopes import decode_scopes
-from tuppence.core.admission import ENFORCED, Fit, Tally, amount_to_hold, fit, room_for
+from tuppence.core.admission import (
+    ENFORCED,
+    Fit,
+    Tally,
+    amount_that_must_fit,
+    amount_to_hold,
+    fit,
+    room_for,
+)
 from tuppence.cost_tracking.budgets import Budget
 from tuppence.cost_tracking.counters import Key
 
@@ -68,7 +77,7 @@ class Batch:
         abandoned = expired_ids(books.tx, books.now, MOST_EXPIRED) if self._sweep else []
         books.load(
             (one.scopes for one in requests if isinstance(one, Reserve | Spend)),
-            [*abandoned, *(one.hold_id for one in requests if _is_about_a_hold(one))],
+            [*abandoned, *self._holds_of(requests)],
         )
         keys = [one.key for one in requests if isinstance(one, Reserve | Spend) and one.key]
         self._used_keys = used_keys(books.tx, keys)
@@ -77,6 +86,10 @@ class Batch:
         self._give_turns()
         books.write()
         return answers
+
+    def _holds_of(self, requests: Sequence[Request]) -> Iterator[int]:
+        """Return the holds that have to be read."""
+        return (one.hold_id for one in requests if _is_about_a_hold(one))
 
     def _answer(self, request: Request) -> Answer:
         match request:
@@ -88,7 +101,7 @@ class Batch:
                 return self._spend(request)
             case Extend():
                 return self._extend(request)
-            case Turn():
+            case Turn() | OnSlice():
                 return Waiting(request.hold_id)
 
     def _reserve(self, request: Reserve) -> Answer:
@@ -240,7 +253,7 @@ class Batch:
             hold = self._books.holds[hold_id]
             if hold.expires_at_micros >= self._books.now:
                 continue
-            if hold.state == "held":
+            if hold.state in ("held", "slice"):
                 self._books.close(hold, "unresolved", 0)
             elif hold.state == "waiting":
                 self._leave_queue(hold)
@@ -301,7 +314,7 @@ class Batch:
 def _is_about_a_hold(request: Request) -> bool:
     if isinstance(request, Spend):
         return request.again
-    return isinstance(request, End | Extend | Turn)
+    return isinstance(request, End | Extend | Turn | OnSlice)
 
 
 def _largest_fit(
@@ -311,7 +324,7 @@ def _largest_fit(
     bound, blocked, shadows = wish.bound_nanos, None, []
     for budget, _, tally in covering:
         terms = budget.terms
-        amount = amount_to_hold(terms, bound, wish.expected_nanos)
+        amount = amount_that_must_fit(terms, bound, wish.expected_nanos, wish.certain_nanos)
         verdict = fit(terms, tally, amount, wish.priority)
         if verdict is Fit.FITS or terms.mode == "soft":
             continue

@@ -152,6 +152,11 @@ class Books:
         hold.settled_nanos = None if ending == "unresolved" else amount
         self._ends[hold.id] = (hold.id, hold.state, self.now, hold.settled_nanos)
 
+    def end_unwritten(self, hold_id: int) -> int | None:
+        """Return when a hold that is not written yet has ended: it is written as ended at once."""
+        end = self._ends.pop(hold_id, None)
+        return None if end is None else int(end[2])
+
     def change(self, hold: HoldRow, expires_at: int, ended_at: int | None = None) -> None:
         """Write a hold as it has become; its lease runs until `expires_at`."""
         hold.expires_at_micros = expires_at

@@ -85,6 +85,8 @@ class _Waiter:
 class BudgetEngine:
     """Carries out what callers ask of the budgets, for one process."""
 
+    _batch: type[Batch] = Batch
+
     def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
         self.database = database
         self.now = now
@@ -275,7 +277,7 @@ class BudgetEngine:
     def _transaction(
         self, tx: Transaction, requests: Sequence[Request], now: int, *, sweep: bool
     ) -> tuple[Batch, list[Answer]]:
-        batch = Batch(Books(tx, self._directory, self._known, now), sweep=sweep)
+        batch = self._batch(Books(tx, self._directory, self._known, now), sweep=sweep)
         return batch, batch.run(requests)
 
     def _run_on_what_is_known(
@@ -290,7 +292,7 @@ class BudgetEngine:
             return None
         recorder = Recorder()
         books = Books(recorder, self._directory, self._known, now)
-        batch = Batch(books)
+        batch = self._batch(books)
         try:
             answers = batch.run(requests)
         except NotKnownError:

@@ -123,7 +123,7 @@ def cannot_end(
             value=name,
             remedy="end each hold once",
         )
-    if state in ("refund", "waiting", "withdrawn"):
+    if state in ("refund", "waiting", "withdrawn", "slice"):
         return unknown_hold(hold.id)
     if request.ending == "resolved":
         return None if state == "unresolved" else _not_unresolved(name)

@@ -8,8 +8,8 @@ from typing import Literal
 from tuppence.cost_tracking.budgets import Scope
 from tuppence.cost_tracking.counters import Key
 
-Ending = Literal["settled", "released", "unresolved", "resolved", "withdrawn", "refund"]
-"""What becomes of a hold; "resolved" is for one that was unresolved."""
+Ending = Literal["settled", "released", "unresolved", "resolved", "withdrawn", "refund", "held"]
+"""What becomes of a hold; "resolved" is for one that was unresolved, "held" for part of a slice."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,14 @@ class Turn:
     hold_id: int
 
 
-Request = Reserve | Spend | End | Extend | Turn
+@dataclass(slots=True)
+class OnSlice:
+    """Change a slice, which is a hold for calls to come; see budget/slices.py."""
+
+    hold_id: int
+
+
+Request = Reserve | Spend | End | Extend | Turn | OnSlice
 
 
 @dataclass(frozen=True, slots=True)
