@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from importlib import import_module
+from typing import NoReturn
 
 import click
 
@@ -75,9 +76,9 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except InvalidInput as error:
-        _fail(error, EXIT_USAGE)
+        fail(error, EXIT_USAGE)
     except TuppenceError as error:
-        _fail(error, EXIT_FAILURE)
+        fail(error, EXIT_FAILURE)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted; what was booked so far stays booked", err=True)
         sys.exit(EXIT_INTERRUPTED)
@@ -87,7 +88,8 @@ def main() -> None:
         sys.exit(EXIT_FAILURE)
 
 
-def _fail(error: TuppenceError, code: int) -> None:
+def fail(error: TuppenceError, code: int) -> NoReturn:
+    """Print an error as one line and end."""
     click.echo(f"{click.style('error', fg='red')}: {error}", err=True, color=_colours())
     sys.exit(code)
 

@@ -104,6 +104,9 @@ def draw_outcome(outcome: Outcome, store: str) -> None:
     """Print how a race ended as a table."""
     _ = translator(load_settings().language)
     race = outcome.race
+    title = _("Race for {limit} ({store})").format(
+        limit=exact_dollars(race.limit_nanos), store=store
+    )
     what = _("{threads} threads in {processes} processes, {call} each, rounds: {rounds}").format(
         threads=f"{race.attempts:,}",
         processes=race.processes,
@@ -111,8 +114,8 @@ def draw_outcome(outcome: Outcome, store: str) -> None:
         rounds=f"{race.rounds:,}",
     )
     draw(
-        _("Race for {limit} ({store})").format(limit=exact_dollars(race.limit_nanos), store=store),
-        [Column(_("Result"), numeric=False), Column("")],
+        "",
+        [Column(title, numeric=False), Column("")],
         [
             [_("granted"), f"{outcome.granted:,}"],
             [_("refused"), f"{outcome.refused:,}"],

@@ -18,7 +18,7 @@ from tuppence.cost_tracking.ledger import Ledger, utc_now
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.summary import SummaryQuery
 from tuppence.demo.traffic import day_of_traffic
-from tuppence.entrypoints.cli.budget import show_budgets
+from tuppence.entrypoints.cli.budget_tables import show_budgets
 from tuppence.entrypoints.cli.imports import print_import, progress
 from tuppence.entrypoints.cli.report import draw_report
 from tuppence.entrypoints.cli.suggest import print_suggestions, suggestions
