@@ -292,24 +292,20 @@ class BudgetEngine:
             return None
         recorder = Recorder()
         books = Books(recorder, self._directory, self._known, now)
-        batch = self._batch(books)
+        batch = Batch(books)
         try:
             answers = batch.run(requests)
         except NotKnownError:
             return None
-        if not provable(books.budgets):
+        if not books.found or not provable(books.budgets):
             return None
         expected = sorted(books.found)
-        if not expected:
-            return None
-        ((sound,),) = send(
-            statement_for(recorder, expected),
-            parameters_of(recorder, expected, self._directory.version),
-        )
-        if not sound:
-            self._detours = DETOURS
-            return None
-        return batch, answers
+        parameters = parameters_of(recorder, expected, self._directory.version)
+        ((sound,),) = send(statement_for(recorder, expected), parameters)
+        if sound:
+            return batch, answers
+        self._detours = DETOURS
+        return None
 
     def _waiter(self, hold_id: int) -> _Waiter:
         return self._waiters.setdefault(hold_id, _Waiter())
@@ -398,7 +394,7 @@ def _answer_of(waiter: _Waiter) -> Answer:
 
 def _granted(answer: Answer) -> Granted:
     if not isinstance(answer, Granted):
-        raise AssertionError(answer)
+        raise TypeError(answer)
     return answer
 
 

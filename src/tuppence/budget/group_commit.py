@@ -29,17 +29,19 @@ class _Ticket(Generic[Q, A]):
     __slots__ = ("answer", "error", "future", "leads", "request", "wake")
 
     def __init__(
-        self, request: Q, future: asyncio.Future[A] | None = None, *, waits: bool = False
+        self,
+        request: Q,
+        future: asyncio.Future[A] | None = None,
+        *,
+        wake: threading.Lock | None = None,
     ) -> None:
         self.request = request
         self.future = future
         self.answer: A | None = None
         self.error: BaseException | None = None
         self.leads = False
-        self.wake: threading.Lock | None = None
-        if waits:
-            self.wake = threading.Lock()
-            self.wake.acquire()
+        self.wake = wake
+        """Held until the answer is there, or the caller has to lead; None for coroutines."""
 
 
 class GroupCommit(Generic[Q, A]):
@@ -57,18 +59,19 @@ class GroupCommit(Generic[Q, A]):
 
         Raises what `commit` raises, for every request of the group.
         """
-        ticket: _Ticket[Q, A] = _Ticket(request, waits=True)
+        wake = threading.Lock()
+        wake.acquire()
+        ticket: _Ticket[Q, A] = _Ticket(request, wake=wake)
         if not self._join(ticket):
-            self._wait(ticket)
+            self._wait(ticket, wake)
             if not ticket.leads:
                 return _result(ticket)
         self._lead(own=ticket)
         return _result(ticket)
 
-    def _wait(self, ticket: _Ticket[Q, A]) -> None:
-        assert ticket.wake is not None
+    def _wait(self, ticket: _Ticket[Q, A], wake: threading.Lock) -> None:
         try:
-            ticket.wake.acquire()
+            wake.acquire()
         except BaseException:  # Ctrl-C: the others must not wait for this caller to lead
             with self._lock, suppress(ValueError):
                 self._queue.remove(ticket)
