@@ -30,6 +30,8 @@ from tuppence.cost_tracking.booking import (
     key_of_caller,
     key_of_response,
 )
+from tuppence.cost_tracking.budgets import NewBudget
+from tuppence.cost_tracking.charges import Charges
 from tuppence.cost_tracking.dictionary import Dictionary
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.cost_tracking.summary import SummaryQuery
@@ -243,13 +245,17 @@ class _Crash(Exception):
 
 
 def test_crash_in_a_transaction_leaves_nothing(ledger: Ledger) -> None:
-    """An operation that fails after its inserts must leave no row, name or id behind."""
+    """An operation that fails after its inserts must leave no row, name, id or count behind."""
+    ledger.create_budget(NewBudget("team", "new", 10**9))
     ledger.book([call()])
     before = contents(ledger)
     news = [call(key="a", team_id="new", session_id="s", tags=("t",), model="beta")]
 
-    def book_and_crash(tx: Transaction, dictionary: Dictionary, book: Any) -> None:
-        book_calls(tx, dictionary, book, news)
+    def book_and_crash(
+        tx: Transaction, dictionary: Dictionary, book: Any, charges: Charges
+    ) -> None:
+        book_calls(tx, dictionary, book, charges, news)
+        charges.carry_out(tx, dictionary)
         raise _Crash
 
     with pytest.raises(_Crash):

@@ -9,7 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.contract.ledgers import NOON, call, opened
-from tuppence.cost_tracking.budgets import BudgetStatus, NewBudget
+from tuppence.core.periods import from_micros
+from tuppence.cost_tracking.budgets import NewBudget
+from tuppence.cost_tracking.counters import BudgetStatus
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.errors import InvalidInput
 
@@ -68,7 +70,8 @@ def test_a_second_budget_changes_the_first(ledger: Ledger) -> None:
     again = ledger.create_budget(NewBudget("team", "red", 7, 0.5, 0.6, "Asia/Taipei"))
     assert (first.id, first.created_at_micros) == (again.id, again.created_at_micros)
     assert _status(ledger).budget == again
-    assert (again.limit_nanos, again.time_zone, again.critical_threshold) == (7, "Asia/Taipei", 0.6)
+    new = (again.limit_nanos, again.time_zone, again.terms.critical_threshold)
+    assert new == (7, "Asia/Taipei", 0.6)
 
 
 MONTH_STARTS = {
@@ -99,7 +102,8 @@ def test_months_roll_over_in_the_time_zone_of_the_budget(ledger: Ledger, zone: s
     for now in inside:
         ledger.now = lambda now=now: now
         status = _status(ledger)
-        assert (status.period_start, status.period_end) == (start, end)
+        period = (status.period_start_micros, status.period_end_micros)
+        assert tuple(map(from_micros, period)) == (start, end)
         assert status.spent_nanos == 1_100 * TOKEN_NANOS
     ledger.now = lambda: end
     assert _status(ledger).spent_nanos == 10 * TOKEN_NANOS
@@ -168,6 +172,11 @@ def test_threads_that_create_one_budget(database_url: str) -> None:
         (NewBudget("team", "red", 1, float("nan")), "warning_threshold"),
         (NewBudget("team", "red", 1, time_zone="Mars/Olympus"), "tz"),
         (NewBudget("team", "red", 1, time_zone=""), "tz"),
+        (NewBudget("team", "red", -1), "limit_nanos"),
+        (NewBudget("team", "red", 10**17 + 1), "limit_nanos"),
+        (NewBudget("team", "red", 1, period="fortnight"), "period"),
+        (NewBudget("team", "red", 1, period="rolling"), "window_seconds"),
+        (NewBudget("team", "red", 1, window_seconds=60), "window_seconds"),
     ],
 )
 def test_budgets_that_make_no_sense(ledger: Ledger, bad: NewBudget, field: str) -> None:

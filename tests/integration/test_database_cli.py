@@ -68,7 +68,7 @@ def test_upgrade_brings_an_older_schema_to_the_newest(database_url: str, told: A
     migrations.upgrade(connect(database_url).url)
     migrations.downgrade(connect(database_url).url, "base")
     code, output, _ = told("upgrade", "--database", database_url)
-    assert (code, output) == (0, "The schema is now 0001.\n")
+    assert (code, output) == (0, "The schema is now 0002.\n")
 
 
 def test_upgrade_refuses_a_newer_schema(database_url: str, told: Any) -> None:

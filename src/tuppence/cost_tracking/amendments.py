@@ -24,6 +24,7 @@ from tuppence.cost_tracking.booking import (
     numbered_rows,
     roll_up,
 )
+from tuppence.cost_tracking.charges import Charges
 from tuppence.cost_tracking.dictionary import Dictionary
 from tuppence.cost_tracking.measures import COLUMNS, Measures
 from tuppence.storage.database import Row, Transaction
@@ -73,6 +74,7 @@ def reprice(
     tx: Transaction,
     dictionary: Dictionary,
     book: PriceBook,
+    charges: Charges,
     *,
     span: Span = Span(),
     unpriced_only: bool = True,
@@ -100,11 +102,16 @@ def reprice(
         changed += len(corrections)
         tx.insert(USAGE_ROWS, corrections)
         roll_up(tx, dictionary, corrections)
+        charges.correct(corrections)
     return Repriced(looked_at, changed, still_unpriced, difference)
 
 
 def amend(
-    tx: Transaction, dictionary: Dictionary, book: PriceBook, rows: Sequence[UsageRow]
+    tx: Transaction,
+    dictionary: Dictionary,
+    book: PriceBook,
+    charges: Charges,
+    rows: Sequence[UsageRow],
 ) -> Amended:
     """Book the differences for calls seen again with more output; return how many, and how much.
 
@@ -130,6 +137,7 @@ def amend(
                 booked = booked.plus(Measures(*one[MEASURES]))
             tx.insert(USAGE_ROWS, numbered)
             roll_up(tx, dictionary, numbered)
+            charges.correct(numbered)
     return Amended(len(amended), booked)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct, msgpack
 
@@ -24,6 +24,9 @@ from tuppence.cost_tracking.measures import COLUMNS, Measures
 from tuppence.cost_tracking.names import check_names
 from tuppence.errors import IdempotencyConflict, InvalidPeriod, InvalidUsage
 from tuppence.storage.database import BulkInsert, Kind, Row, Transaction
+
+if TYPE_CHECKING:
+    from tuppence.cost_tracking.charges import Charges
 
 HOURS_PER_DAY = 24
 UNKNOWN_PROVIDER = "unknown"
@@ -49,7 +52,7 @@ class Amended(NamedTuple):
     measures: Measures
 
 
-OnChanged = Callable[[Transaction, Dictionary, PriceBook, "Sequence[UsageRow]"], Amended]
+OnChanged = Callable[[Transaction, Dictionary, PriceBook, "Charges", "Sequence[UsageRow]"], Amended]
 
 REFERENCES = ("attribution_ref", "session_ref", "model_ref", "price_ref")
 
@@ -102,6 +105,8 @@ class Call(Struct, frozen=True, gc=False):
     parts: tuple[MeteredPart, ...]
     idempotency_key: bytes | None = None
     output_complete: bool = True
+    governed: bool = False
+    """Paid for by a hold, whose settlement counts against budgets; the call does not again."""
 
     def check(self) -> Call:
         """Return self; raise InvalidUsage or InvalidInput where a count or a name is unusable."""
@@ -129,6 +134,7 @@ class UsageRow(NamedTuple):
     model: str
     price: Price | None
     measures: Measures
+    governed: bool
     terms: str | None
     other_units: str | None
     corrects_ref: int | None
@@ -192,6 +198,7 @@ def rows_of(call: Call, book: PriceBook) -> list[UsageRow]:
                 part.model,
                 price if cost is not None else None,
                 measures,
+                call.governed,
                 part.terms.encode() if any(part.terms) else None,
                 encode_other_units(usage.other_units) if usage.other_units else None,
                 None,
@@ -204,10 +211,14 @@ def rows_of(call: Call, book: PriceBook) -> list[UsageRow]:
 
 
 def refuse_changed(
-    tx: Transaction, dictionary: Dictionary, book: PriceBook, rows: Sequence[UsageRow]
+    tx: Transaction,
+    dictionary: Dictionary,
+    book: PriceBook,
+    charges: Charges,
+    rows: Sequence[UsageRow],
 ) -> Amended:
     """Raise IdempotencyConflict: the key of these rows was used before for another call."""
-    del tx, dictionary, book
+    del tx, dictionary, book, charges
     raise _conflict(rows[0])
 
 
@@ -225,6 +236,7 @@ def book_calls(
     tx: Transaction,
     dictionary: Dictionary,
     book: PriceBook,
+    charges: Charges,
     calls: Sequence[Call],
     on_changed: OnChanged = refuse_changed,
 ) -> Booked:
@@ -244,14 +256,15 @@ def book_calls(
         known = [row for row in rows if row.idempotency_key in before]
         changed = _changed(known, before)
         if changed:
-            amendments.append(on_changed(tx, dictionary, book, changed))
+            amendments.append(on_changed(tx, dictionary, book, charges, changed))
         duplicates += len({row.idempotency_key for row in known})
         rows = [row for row in rows if row.idempotency_key not in before]
         tx.savepoint()
         numbered = numbered_rows(dictionary, rows)
     roll_up(tx, dictionary, numbered)
+    charges.add(rows)
     if changed_repeats:
-        amendments.append(on_changed(tx, dictionary, book, changed_repeats))
+        amendments.append(on_changed(tx, dictionary, book, charges, changed_repeats))
     total = _sum([row[MEASURES] for row in numbered])
     for amendment in amendments:
         total = total.plus(amendment.measures)
@@ -260,13 +273,13 @@ def book_calls(
 
 
 def book_one(
-    tx: Transaction, dictionary: Dictionary, book: PriceBook, call: Call
+    tx: Transaction, dictionary: Dictionary, book: PriceBook, charges: Charges, call: Call
 ) -> tuple[list[Row], bool]:
     """Book one call; return its rows as the ledger has them, and whether it was new.
 
     A row is its model's provider and name, then LOG_COLUMNS.
     """
-    booked = book_calls(tx, dictionary, book, [call])
+    booked = book_calls(tx, dictionary, book, charges, [call])
     query = (
         f"SELECT m.provider, m.name, {', '.join(f't.{name}' for name in LOG_COLUMNS)} "
         "FROM api_usage_log t JOIN models m ON m.id = t.model_ref"
@@ -296,7 +309,7 @@ def numbered_rows(dictionary: Dictionary, rows: Sequence[UsageRow]) -> list[Numb
             models[row.provider, row.model],
             prices[row.price],
             *row.measures,
-            *row[6:],
+            *row[7:],
         )
         for row in rows
     ]

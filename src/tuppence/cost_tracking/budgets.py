@@ -154,8 +154,6 @@ def set_budget(tx: Transaction, new: NewBudget, *, at: datetime, by: str) -> Bud
     known = _find(tx, *key)
     if known is not None and not _changes(known, values):
         return known  # a process that starts says again what all have said before
-    if new.entity_type != "throttler":
-        _wait_for_bookings(tx)
     _next_version(tx)
     before = _find(tx, *key)
     if before is None:
@@ -247,7 +245,6 @@ def record_change(
     by: str,
 ) -> None:
     """Put on record a change that is not one of the budget's own row."""
-    _next_version(tx)
     _record(tx, budget.id, action, before, after, at=at, by=by)
 
 
@@ -309,6 +306,18 @@ def budgets_of(tx: Transaction, scope: Scope) -> tuple[Budget, ...]:
     return tuple(_budget_of(row) for row in tx.rows(query, scope))
 
 
+def budgets_of_all(tx: Transaction, scopes: Iterable[Scope]) -> list[Budget]:
+    """Return the budgets of many entities."""
+    wanted = sorted(scopes)
+    found: list[Budget] = []
+    for start in range(0, len(wanted), 200):
+        some = wanted[start : start + 200]
+        marks = ", ".join(["(?, ?)"] * len(some))
+        query = f"{_SELECT} WHERE (entity_type, entity_id) IN (VALUES {marks}) ORDER BY id"
+        found += [_budget_of(row) for row in tx.rows(query, [one for key in some for one in key])]
+    return found
+
+
 def budget_of_id(tx: Transaction, number: int) -> Budget:
     """Return a budget by its number."""
     ((row),) = tx.rows(f"{_SELECT} WHERE id = ?", (number,))
@@ -364,22 +373,19 @@ BUDGETS_LOCK = 7_488_118
 
 
 def hold_budgets(tx: Transaction) -> None:
-    """Let no budget be made until this transaction ends: it knows all that cover its calls."""
+    """Let no budget be changed until this transaction ends: it knows all that cover its calls."""
     if not tx.exclusive:
         tx.rows(f"SELECT pg_advisory_xact_lock_shared({BUDGETS_LOCK})::text")
 
 
-def _wait_for_bookings(tx: Transaction) -> None:
-    """Wait for bookings that do not know of a new budget: its counters begin with what they book.
+def _next_version(tx: Transaction) -> None:
+    """Count a change; one change waits for the other.
 
-    Those that come later wait for the budget.
+    It waits for bookings too that do not know of it: the counters of a new budget begin with what
+    they book. Those that come later wait for the change.
     """
     if not tx.exclusive:
         tx.rows(f"SELECT pg_advisory_xact_lock({BUDGETS_LOCK})::text")
-
-
-def _next_version(tx: Transaction) -> None:
-    """Count a change; the row also lets one change wait for the other."""
     tx.execute(
         "INSERT INTO budget_version (id, version) VALUES (1, 1) "
         "ON CONFLICT (id) DO UPDATE SET version = budget_version.version + 1"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
 from tuppence.core.admission import NORMAL, PRIORITIES, State, Tally, crossed, limit_of, state_of
@@ -23,13 +24,15 @@ from tuppence.core.periods import (
 )
 from tuppence.cost_tracking.budgets import (
     Budget,
+    NewBudget,
     all_budgets,
     check_limit,
     check_raise,
     raise_limit,
     record_change,
+    set_budget,
 )
-from tuppence.cost_tracking.summary import SummaryQuery, summarize
+from tuppence.cost_tracking.summary import SummaryQuery, is_known, summarize
 from tuppence.storage.database import BulkInsert, Kind, Transaction
 
 Key = tuple[int, int]
@@ -44,14 +47,26 @@ COUNTERS = BulkInsert(
     "(budget_ref, period_start_micros) DO UPDATE SET "
     + ", ".join(f"{name} = excluded.{name}" for name in _STATE),
 )
-NEW_COUNTERS = BulkInsert(COUNTERS.table, COUNTERS.columns)
+NEW_COUNTERS = BulkInsert(
+    COUNTERS.table, COUNTERS.columns, "(budget_ref, period_start_micros) DO NOTHING"
+)
 _SELECT = (
     f"SELECT budget_ref, period_start_micros, {', '.join(_STATE)}, "
     "EXISTS (SELECT 1 FROM budget_holds WHERE waits_on_ref = budget_ref) FROM budget_counters"
 )
 
-LEDGER_SCOPES = ("organisation", "team", "project", "user")
-"""What the ledger's reports are made by, and counters begin with."""
+LEDGER_SCOPES = ("organisation", "team", "project", "user", "session", "agent", "tag")
+"""What the ledger's calls are charged to: counters of these begin with what it has booked."""
+
+
+class Booked(NamedTuple):
+    """What rows of the usage log add to a counter."""
+
+    cost_nanos: int
+    request_count: int
+
+
+NOTHING = Booked(0, 0)
 
 
 class BudgetStatus(NamedTuple):
@@ -102,17 +117,25 @@ def key_at(budget: Budget, micros: int) -> Key:
 
 
 def load_counters(
-    tx: Transaction, wanted: Mapping[Key, Budget], *, lock: bool = True
+    tx: Transaction,
+    wanted: Mapping[Key, Budget],
+    *,
+    lock: bool = True,
+    own: Mapping[Key, Booked] = MappingProxyType({}),
 ) -> dict[Key, Tally]:
     """Return counters, made where there are none, locked in sorted order.
 
-    Those of a rolling window have the sums of its earlier slices with them.
+    A new one begins with what the ledger has, without this transaction's `own`, which the caller
+    adds: whoever else made the counter meanwhile has not seen it. Those of a rolling window have
+    the sums of its earlier slices with them.
     """
     keys = sorted(wanted)
     found = _read(tx, keys, lock=lock)
     missing = [key for key in keys if key not in found]
     if missing:
-        made = {key: _first_tally(tx, wanted[key], key[1]) for key in missing}
+        made = {
+            key: _first_tally(tx, wanted[key], key[1], own.get(key, NOTHING)) for key in missing
+        }
         if lock:
             tx.insert(NEW_COUNTERS, [_row(key, tally) for key, tally in made.items()])
             found = _read(tx, keys, lock=True)
@@ -140,6 +163,21 @@ def status_of(tx: Transaction, budget: Budget, micros: int) -> BudgetStatus:
         start = micros - budget.window_seconds * MICROS_PER_SECOND
         return BudgetStatus(budget, tally, start, micros)
     return BudgetStatus(budget, tally, period.start_micros, period.end_micros)
+
+
+def create_budget(tx: Transaction, new: NewBudget, *, at: datetime, by: str) -> Budget:
+    """Create a budget or give it new values; its counters begin with what the ledger has booked.
+
+    They begin here and not with the next call, which may be in a hurry.
+    """
+    budget = set_budget(tx, new, at=at, by=by)
+    last = key_at(budget, to_micros(at))
+    starts = [last[1]]
+    if budget.period == "rolling":
+        size = bucket_micros(budget.window_seconds)
+        starts += range(last[1] - size, window_start(budget, last), -size)
+    load_counters(tx, {(budget.id, start): budget for start in starts})
+    return budget
 
 
 def raise_for_good(
@@ -269,37 +307,41 @@ def _row(key: Key, tally: Tally) -> tuple[int, ...]:
     )
 
 
+def window_start(budget: Budget, key: Key) -> int:
+    """Return after which moment slices belong to the rolling window that ends with this one."""
+    window = budget.window_seconds * MICROS_PER_SECOND
+    return key[1] - window - bucket_micros(budget.window_seconds)
+
+
 def _add_earlier(tx: Transaction, budget: Budget, key: Key, tally: Tally) -> None:
     """Add what is used in the earlier slices of a rolling window, the oldest one whole."""
-    window = budget.window_seconds * MICROS_PER_SECOND
-    first = key[1] - window - bucket_micros(budget.window_seconds)
     ((used, held, raised),) = tx.rows(
         f"SELECT CAST(COALESCE(SUM({' + '.join(USED)}), 0) AS BIGINT), "
         "CAST(COALESCE(SUM(held_nanos), 0) AS BIGINT), "
         "CAST(COALESCE(SUM(raised_nanos), 0) AS BIGINT) FROM budget_counters "
         "WHERE budget_ref = ? AND period_start_micros > ? AND period_start_micros < ?",
-        (budget.id, first, key[1]),
+        (budget.id, window_start(budget, key), key[1]),
     )
     tally.earlier_nanos, tally.earlier_held_nanos = used, held
     tally.earlier_raised_nanos = raised
 
 
-def _first_tally(tx: Transaction, budget: Budget, start_micros: int) -> Tally:
+def _first_tally(tx: Transaction, budget: Budget, start_micros: int, own: Booked) -> Tally:
     """Return a counter that begins with what the ledger has booked in its period."""
-    if budget.entity_type not in LEDGER_SCOPES:
+    kind, name = budget.scope
+    if kind not in LEDGER_SCOPES or not is_known(tx, kind, name):
         return Tally()
-    zone = load_zone(budget.time_zone)
-    period = period_at(start_micros, budget.period, zone, budget.window_seconds)
-    kind = budget.entity_type
-    only = () if kind == "organisation" else ((kind, (budget.entity_id,)),)
-    end = period.end_micros if budget.period != "total" else None
-    span = Span(None if budget.period == "total" else period.start_micros, end)
+    only = () if kind == "organisation" else ((kind, (name,)),)
+    span = Span(None, None)
+    if budget.period != "total":
+        zone = load_zone(budget.time_zone)
+        span = Span(*period_at(start_micros, budget.period, zone, budget.window_seconds))
     rows = summarize(tx, SummaryQuery(span=span, only=only))
     if not rows:
         return Tally()
     measures = rows[0].measures
-    tally = Tally(settled_count=measures.request_count)
-    tally.used_nanos[NORMAL] = measures.cost_nanos
+    tally = Tally(settled_count=measures.request_count - own.request_count)
+    tally.used_nanos[NORMAL] = measures.cost_nanos - own.cost_nanos
     return tally
 
 

@@ -50,6 +50,14 @@ class Dictionary:
             pair = self.found[key] = (team or 0, project or 0)
         return pair
 
+    def attribution_of(self, attribution_id: int, session_id: int | None) -> Attribution:
+        """Return the names behind a usage row's references."""
+        key = ("attribution of", (attribution_id, session_id))
+        known: Attribution | None = self._known.get(key) or self.found.get(key)
+        if known is None:
+            known = self.found[key] = self._read_attribution(attribution_id, session_id)
+        return known
+
     def session_ids(self, sessions: Iterable[Key]) -> dict[Key, int | None]:
         """Return the id of each (session, agent); None where both are empty."""
         named = {session for session in sessions if any(session)}
@@ -103,6 +111,23 @@ class Dictionary:
                 (number, tag),
             )
         self.found["attribution", combination] = number
+
+    def _read_attribution(self, attribution_id: int, session_id: int | None) -> Attribution:
+        ((team, project, user, task_type, task_complexity),) = self._tx.rows(
+            "SELECT t.name, p.name, u.name, a.task_type, a.task_complexity FROM attributions a "
+            "LEFT JOIN teams t ON t.id = a.team_ref LEFT JOIN projects p ON p.id = a.project_ref "
+            "LEFT JOIN people u ON u.id = a.person_ref WHERE a.id = ?",
+            (attribution_id,),
+        )
+        tags = self._tx.rows(
+            "SELECT g.name FROM attribution_tags a JOIN tags g ON g.id = a.tag_ref "
+            "WHERE a.attribution_ref = ?",
+            (attribution_id,),
+        )
+        query = "SELECT name, agent FROM sessions WHERE id = ?"
+        ((session, agent),) = self._tx.rows(query, (session_id,)) if session_id else [("", "")]
+        names = (team or "", project or "", user or "", task_type or "", task_complexity or "")
+        return Attribution(*names, tuple(sorted(tag for (tag,) in tags)), session, agent)
 
     def _optional_id(self, kind: str, name: str) -> int | None:
         return self.name_id(kind, name) if name else None

@@ -10,6 +10,7 @@ from tuppence.cost_tracking.budgets import (
     Scope,
     budget_of_id,
     budgets_of,
+    budgets_of_all,
     read_version,
 )
 from tuppence.cost_tracking.counters import Key
@@ -48,6 +49,15 @@ class Directory:
                 self._by_id.update({budget.id: budget for budget in known})
             found += known
         return found
+
+    def learn(self, tx: Transaction, scopes: Iterable[Scope]) -> None:
+        """Read the budgets of many scopes at once, those that are not known."""
+        unknown = {scope for scope in scopes if scope not in self._by_scope}
+        found: dict[Scope, tuple[Budget, ...]] = dict.fromkeys(unknown, ())
+        for budget in budgets_of_all(tx, unknown):
+            found[budget.scope] += (budget,)
+            self._by_id[budget.id] = budget
+        self._by_scope.update(found)
 
     def of_id(self, tx: Transaction, number: int) -> Budget:
         """Return a budget by its number."""

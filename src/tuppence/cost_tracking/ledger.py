@@ -15,9 +15,11 @@ from tuppence.core.periods import Span, to_micros
 from tuppence.core.price_book import PriceBook
 from tuppence.cost_tracking import amendments, budgets, counters, verification
 from tuppence.cost_tracking.booking import Booked, Call, book_calls, book_one, refuse_changed
+from tuppence.cost_tracking.charges import Charges
 from tuppence.cost_tracking.contracts import add_contract, contract_version, read_contracts
 from tuppence.cost_tracking.counters import BudgetStatus, all_statuses
 from tuppence.cost_tracking.dictionary import Dictionary, KnownIds
+from tuppence.cost_tracking.directory import Directory
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.summary import SummaryQuery, SummaryRow, summarize, total_of
 from tuppence.prices.catalogue import load_price_book
@@ -56,6 +58,7 @@ class Ledger:
         self._listed: PriceBook | None = None
         self._book: tuple[tuple[int, int], PriceBook] | None = None
         self._known: KnownIds = {}
+        self._directory = Directory()
 
     @classmethod
     def open(cls, database_url: str | None = None, now: Callable[[], datetime] = utc_now) -> Ledger:
@@ -116,7 +119,7 @@ class Ledger:
     def create_budget(self, budget: budgets.NewBudget, *, by: str = "") -> budgets.Budget:
         """Create a budget, or give the one of this entity and period new values; on record."""
         by = by or current_user()
-        return self.database.run(budgets.set_budget, budget, at=self.now(), by=by)
+        return self.database.run(counters.create_budget, budget, at=self.now(), by=by)
 
     def find_budgets(
         self, entity_type: str, entity_id: str, period: str | None = None
@@ -165,16 +168,19 @@ class Ledger:
 
     def _write(
         self,
-        operation: Callable[Concatenate[Transaction, Dictionary, PriceBook, P], T],
+        operation: Callable[Concatenate[Transaction, Dictionary, PriceBook, Charges, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run an operation with dictionary and prices; remember its ids once it is durable."""
+        """Run an operation, charge budgets with what it books, remember its ids once durable."""
 
         def transaction(tx: Transaction) -> tuple[T, KnownIds]:
             dictionary = Dictionary(tx, self._known)
             book = self._book_in_force(tx)
-            return operation(tx, dictionary, book, *args, **kwargs), dictionary.found
+            charges = Charges(self._directory, to_micros(self.now()))
+            result = operation(tx, dictionary, book, charges, *args, **kwargs)
+            charges.carry_out(tx, dictionary)
+            return result, dictionary.found
 
         result, found = self.database.run(transaction)
         if len(self._known) > MOST_KNOWN_IDS:

@@ -37,6 +37,8 @@ class AttributionRecord(TypedDict, total=False):
     """When the call was made; now where left out. A naive datetime is taken as UTC."""
     idempotency_key: str | None
     """A key of the caller's own: the same call with the same key is booked once."""
+    hold_id: str | None
+    """The hold that pays for the call: its settlement counts against budgets, the call does not."""
 
 
 class UsageRecord(AttributionRecord, total=False):
@@ -96,6 +98,7 @@ def call_of_record(record: UsageRecord, now: datetime, provider_of: Callable[[st
         (part,),
         _key(record, record.get("response_id"), provider),
         record.get("output_complete", True),
+        _is_governed(record),
     ).check()
 
 
@@ -114,6 +117,7 @@ def call_of_response(
         response.parts,
         key,
         response.output_complete,
+        _is_governed(record),
     ).check()
 
 
@@ -215,6 +219,15 @@ def _moment(record: AttributionRecord, now: datetime) -> int:
             "is not a datetime", field="timestamp", value=moment, remedy="give a datetime in UTC"
         )
     return to_micros(moment)
+
+
+def _is_governed(record: AttributionRecord) -> bool:
+    hold: object = record.get("hold_id")
+    if hold is None or (isinstance(hold, str) and hold.startswith("h")):
+        return hold is not None
+    raise InvalidInput(
+        "is not the id of a hold", field="hold_id", value=hold, remedy="give an id as h100000002"
+    )
 
 
 def _key(record: AttributionRecord, response_id: str | None, provider: str) -> bytes | None:

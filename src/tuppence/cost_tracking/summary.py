@@ -212,10 +212,12 @@ def _conditions(
     for name, wanted in query.only:
         dimension = DIMENSIONS[name]
         marks = ", ".join("?" * len(wanted))
-        conditions.append(
-            f"{_column(name, joined=joined)} IN "
-            f"(SELECT id FROM {dimension.names} WHERE {dimension.name_column} IN ({marks}))"
-        )
+        ids = f"(SELECT id FROM {dimension.names} WHERE {dimension.name_column} IN ({marks}))"
+        if name == "tag":
+            tagged = f"SELECT attribution_ref FROM attribution_tags WHERE tag_ref IN {ids}"
+            conditions.append(f"t.attribution_ref IN ({tagged})")
+        else:
+            conditions.append(f"{_column(name, joined=joined)} IN {ids}")
         parameters += wanted
     return conditions, parameters
 
@@ -262,6 +264,14 @@ def _names(
         query = f"SELECT id, {dimension.name_column} FROM {dimension.names} WHERE id IN ({marks})"
         names.update(tx.rows(query, some))
     return names
+
+
+def is_known(tx: Transaction, name: str, value: str) -> bool:
+    """Tell whether any call has this value in a dimension; a short way to say that none has."""
+    if name not in DIMENSIONS:
+        return True
+    _, names, name_column, _ = DIMENSIONS[name]
+    return bool(tx.rows(f"SELECT 1 FROM {names} WHERE {name_column} = ? LIMIT 1", (value,)))
 
 
 def total_of(tx: Transaction, query: SummaryQuery, rows: Sequence[SummaryRow]) -> Measures:
