@@ -41,6 +41,7 @@ from tuppence.cost_tracking.ledger import utc_now
 from tuppence.errors import InvalidInput
 from tuppence.language import translator
 from tuppence.settings import load_settings
+from tuppence.storage.database import Database
 from tuppence.storage.opening import open_database
 from tuppence.storage.threads import DatabaseThreads
 
@@ -55,6 +56,8 @@ class ThrottlerOptions(TypedDict, total=False):
     """Throttlers of one name share one budget; "default"."""
     database_url: str | None
     """Where state lives; what DATABASE_URL names, or a SQLite file in the data directory."""
+    redis_url: str | None
+    """Where processes decide together, state staying in the database; what REDIS_URL names."""
     time_zone: str
     """In which months begin; "UTC"."""
     mode: Mode
@@ -100,9 +103,9 @@ class BudgetThrottler:
         now = options.get("now", utc_now)
         own = _own_budget(monthly_budget, warning_threshold, critical_threshold, options)
         self.database = open_database(options.get("database_url") or settings.database_url)
-        self.engine = BudgetEngine(self.database, now)
+        self.engine = _engine(self.database, now, options.get("redis_url") or settings.redis_url)
         self._directory = Directory()
-        self._expectations = Expectations(self.database)
+        self.expectations = Expectations(self.database)
         if own is not None:
             self.database.run(set_budget, own, at=now(), by="BudgetThrottler")
 
@@ -210,6 +213,7 @@ class BudgetThrottler:
 
     def close(self) -> None:
         """Close the database."""
+        self.expectations.close()
         self.engine.close()
         self.database.close()
 
@@ -254,7 +258,7 @@ class BudgetThrottler:
             scopes,
             _scope_text(scopes, model),
             bound,
-            self._expectations.expected(model, scopes, bound, floor),
+            self.expectations.expected(model, scopes, bound, floor),
             floor,
             least,
             rank_of(priority),
@@ -390,6 +394,14 @@ def _own_budget(
         critical_ceiling=options.get("critical_ceiling", 0.1),
         overdraft_share=options.get("overdraft_share", 0.01),
     ).check()
+
+
+def _engine(database: Database, now: Callable[[], datetime], redis_url: str | None) -> BudgetEngine:
+    if not redis_url:
+        return BudgetEngine(database, now)
+    from tuppence.budget.shared_engine import SharedBudgetEngine  # noqa: PLC0415 - 0.1 s
+
+    return SharedBudgetEngine(database, now, redis_url)
 
 
 def rank_of(priority: str) -> int:

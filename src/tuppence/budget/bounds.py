@@ -1,0 +1,97 @@
+"""What a call can cost at most, and the largest `max_tokens` that an amount of money pays for.
+
+Nobody knows before a call how much of its input the provider will take from its cache, or write to
+it. The bound takes all input at the dearest class that it can be billed at (a write to the 1-hour
+cache, where the provider sells one), and all output that is allowed; so no answer costs more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+from tuppence.core.price_book import PriceBook
+from tuppence.core.prices import RateCard
+from tuppence.core.usage import MAX_COUNT, STANDARD_TERMS, Terms, Usage, check_count
+from tuppence.errors import UnknownPrice
+
+INPUT_CLASSES = (
+    "input_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "cache_write_other_tokens",
+    "cache_read_tokens",
+)
+ROUNDING_NANOS = 4
+"""A cost is rounded once for each of seven classes: by half a nano-dollar at most, each."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallPrice:
+    """What the input of one call can cost, and what each token of its output costs at most."""
+
+    most_input: Fraction
+    """Nano-dollars, where all of the input is billed at the dearest class."""
+    least_input: Fraction
+    """The same at the cheapest class, which is a read from a cache."""
+    output_rate: Fraction
+    rounding_nanos: int
+
+    def upper_bound(self, max_tokens: int) -> int:
+        """Return what the call costs at most, in nano-dollars."""
+        return ceil(self.most_input + self.output_rate * max_tokens) + self.rounding_nanos
+
+    def certain(self) -> int:
+        """Return what the call costs whatever its answer is, in nano-dollars."""
+        return max(int(self.least_input) - self.rounding_nanos, 0)
+
+    def max_tokens(self, amount_nanos: int) -> int | None:
+        """Return the most output that an amount pays for; None where it does not pay the input."""
+        left = amount_nanos - self.rounding_nanos - self.most_input
+        if left < 0:
+            return None
+        return min(int(left / self.output_rate), MAX_COUNT) if self.output_rate else MAX_COUNT
+
+
+def call_price(
+    book: PriceBook,
+    model: str,
+    input_tokens: int,
+    at_seconds: int,
+    *,
+    provider: str | None = None,
+    terms: Terms = STANDARD_TERMS,
+) -> CallPrice:
+    """Return what a call with this input can cost; raise UnknownPrice, InvalidUsage."""
+    check_count("input_tokens", input_tokens)
+    price = book.price(model, at_seconds, provider=provider, terms=terms)
+    if price is None:
+        raise _unknown(model)
+    card = price.card_for(Usage(input_tokens=input_tokens))
+    inputs = [_exact(card, Usage(**{name: input_tokens})) for name in INPUT_CLASSES]
+    outputs = [
+        _exact(card, Usage(output_tokens=1)),
+        _exact(card, Usage(output_tokens=1, reasoning_tokens=1)),
+    ]
+    fee = _exact(card, Usage())
+    known = [cost for cost in inputs if cost is not None]
+    rates = [cost for cost in outputs if cost is not None]
+    if not known or not rates or fee is None:
+        raise _unknown(model)
+    rounding = 0 if card.denominator == 1 else ROUNDING_NANOS
+    return CallPrice(max(known), min(known), max(rates) - fee, rounding)
+
+
+def _exact(card: RateCard, usage: Usage) -> Fraction | None:
+    items = card.exact_items(usage)
+    return None if items is None else Fraction(sum(items), card.denominator)
+
+
+def _unknown(model: str) -> UnknownPrice:
+    return UnknownPrice(
+        "has no known price, so nothing bounds what a call costs",
+        field="model",
+        value=model,
+        remedy="set its prices with set_price, or hold an amount of your own with hold",
+    )
