@@ -66,6 +66,8 @@ REPORT_TEXTS = (
     mark("Tag"),
     mark("Session"),
     mark("Agent"),
+    mark("Organisation"),
+    mark("Throttler"),
     mark("Day"),
     mark("Week"),
     mark("Month"),

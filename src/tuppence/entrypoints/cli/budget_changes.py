@@ -51,6 +51,14 @@ FIELD_TEXTS = {
 }
 """What is shown of a change; which budget it is of stands beside it."""
 
+ACTION_TEXTS = {
+    "set": mark("set"),
+    "raise": mark("raised"),
+    "pause": mark("paused"),
+    "resume": mark("resumed"),
+    "resolve": mark("resolved"),
+}
+
 period_option = click.option(
     "--period", type=click.Choice(PERIODS), help="Only the budget of this period."
 )
@@ -72,7 +80,7 @@ def history(entity_type: str, entity_id: str, database: str | None, *, as_json: 
         f"{_(entity_type.capitalize())} {entity_id}",
         [
             Column(_("When (UTC)"), numeric=False),
-            Column(_("Who"), numeric=False),
+            Column(_("By"), numeric=False),
             Column(_("Period"), numeric=False),
             Column(_("Action"), numeric=False),
             Column(_("Change"), numeric=False),
@@ -82,7 +90,7 @@ def history(entity_type: str, entity_id: str, database: str | None, *, as_json: 
                 f"{from_micros(change.changed_at_micros):%Y-%m-%d %H:%M}",
                 change.changed_by,
                 period_text(change.budget, _),
-                change.action,
+                _(ACTION_TEXTS.get(change.action, change.action)),
                 "\n".join(_change_lines(change, _)),
             ]
             for change in changes

@@ -9,6 +9,7 @@ from time import perf_counter
 
 import click
 
+from tuppence.budget.race import Race, run_race
 from tuppence.core.money import NANOS_PER_DOLLAR, format_dollars
 from tuppence.core.periods import Span
 from tuppence.cost_tracking.budgets import NewBudget
@@ -26,6 +27,7 @@ from tuppence.language import translator
 from tuppence.settings import load_settings
 
 REPORTS = ("team", "project", "user", "model")
+CALLERS_PER_PROCESS = 32
 BUDGET_SHARES = {"platform": 0.97, "customer-service": 1.15, "data": 0.85, "mobile": 0.6}
 """Teams with a budget, and how full the day's spending makes it: every state is seen."""
 TRACE_REPORTS = ("project", "model", "week")
@@ -55,6 +57,7 @@ def command(trace: str | None, seed: int, keep: str | None) -> None:
         if not trace:
             click.echo()
             show_budgets(ledger.budget_statuses(datetime.combine(yesterday, time(12), UTC)))
+            _show_a_race(str(Path(directory) / "race.db"))
         _show_what_follows(ledger, total)
 
 
@@ -87,6 +90,36 @@ def _set_demo_budget(ledger: Ledger, team: str, share: float) -> None:
     if total.cost_nanos:
         dollars = max(1, round(total.cost_nanos / share / NANOS_PER_DOLLAR))
         ledger.create_budget(NewBudget("team", team, dollars * NANOS_PER_DOLLAR))
+
+
+def _show_a_race(database: str) -> None:
+    """Let many callers want the same money at once: a budget holds, whoever comes first."""
+    _ = translator(load_settings().language)
+    race = Race(
+        database,
+        limit_nanos=NANOS_PER_DOLLAR,
+        call_nanos=NANOS_PER_DOLLAR // 10,
+        processes=2,
+        threads=CALLERS_PER_PROCESS,
+    )
+    outcome = run_race(race)
+    click.echo()
+    click.secho(
+        _(
+            "Budgets are hard: {callers} callers in {processes} processes wanted {call} each of "
+            "{limit} at the same moment: {granted} got it, {refused} did not, {over} was spent "
+            "over the limit."
+        ).format(
+            callers=race.attempts,
+            processes=race.processes,
+            call=format_dollars(race.call_nanos),
+            limit=format_dollars(race.limit_nanos),
+            granted=outcome.granted,
+            refused=outcome.refused,
+            over=format_dollars(outcome.spent_over_limit_nanos),
+        ),
+        fg="green",
+    )
 
 
 def _show_what_follows(ledger: Ledger, total: Measures) -> None:
