@@ -12,7 +12,7 @@ from typing import Any, Self
 from tests.contract.ledgers import NOON
 from tuppence.budget.throttler import AsyncBudgetThrottler, BudgetThrottler
 from tuppence.core.admission import Tally
-from tuppence.cost_tracking.budgets import NewBudget, budgets_of, set_budget
+from tuppence.cost_tracking.budgets import NewBudget, budgets_of, change_budget, set_budget
 from tuppence.cost_tracking.counters import load_counters, save_counters, status_of
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.storage.database import Transaction
@@ -101,6 +101,10 @@ class Throttlers:
         """Raise the limit of an entity's first budget for the current period."""
         self.ledger.database.run(_raise, (entity_type, entity_id), self._micros(), nanos)
 
+    def pause(self, paused: bool, entity_type: str, entity_id: str) -> None:
+        """Let an entity's first budget let no call through, or let them through again."""
+        self.ledger.database.run(_pause, (entity_type, entity_id), paused, self.clock())
+
     def states(self) -> list[str]:
         """Return the states of all holds, in the order in which they were made."""
         query = "SELECT state FROM budget_holds ORDER BY id"
@@ -120,3 +124,8 @@ def _raise(tx: Transaction, scope: tuple[str, str], micros: int, nanos: int) -> 
     tallies = load_counters(tx, {key: budget})
     tallies[key].raised_nanos += nanos
     save_counters(tx, tallies)
+
+
+def _pause(tx: Transaction, scope: tuple[str, str], paused: bool, at: datetime) -> None:
+    budget = budgets_of(tx, scope)[0]
+    change_budget(tx, budget, "pause", {"paused": int(paused)}, at=at, by="test")
