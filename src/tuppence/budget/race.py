@@ -276,7 +276,12 @@ def _run_round(race: Race, name: str, start: Barrier, results: Connection) -> No
 
 
 def _throttler(race: Race, name: str) -> BudgetThrottler:
-    return BudgetThrottler(_dollars(race.limit_nanos), name=name, database_url=race.database_url)
+    return BudgetThrottler(
+        _dollars(race.limit_nanos),
+        name=name,
+        database_url=race.database_url,
+        redis_url=race.redis_url or "",
+    )
 
 
 def _attempt(throttler: BudgetThrottler, call: Decimal, gate: threading.Barrier) -> bool:

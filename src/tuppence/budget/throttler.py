@@ -57,7 +57,10 @@ class ThrottlerOptions(TypedDict, total=False):
     database_url: str | None
     """Where state lives; what DATABASE_URL names, or a SQLite file in the data directory."""
     redis_url: str | None
-    """Where processes decide together, state staying in the database; what REDIS_URL names."""
+    """Where processes decide together, state staying in the database; what REDIS_URL names.
+
+    With "" they do not, whatever REDIS_URL says.
+    """
     time_zone: str
     """In which months begin; "UTC"."""
     mode: Mode
@@ -103,7 +106,10 @@ class BudgetThrottler:
         now = options.get("now", utc_now)
         own = _own_budget(monthly_budget, warning_threshold, critical_threshold, options)
         self.database = open_database(options.get("database_url") or settings.database_url)
-        self.engine = _engine(self.database, now, options.get("redis_url") or settings.redis_url)
+        redis_url = options.get("redis_url")
+        self.engine = _engine(
+            self.database, now, settings.redis_url if redis_url is None else redis_url
+        )
         self._directory = Directory()
         self.expectations = Expectations(self.database)
         if own is not None:
