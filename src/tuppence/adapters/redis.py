@@ -1,4 +1,4 @@
-"""Redis as a place for what may be lost: scripts in one exchange, given up on at once when it hangs.
+"""Redis as a place for what may be lost: scripts in one exchange, given up on when it hangs.
 
 Callers that come together share one exchange, as they share a commit. Everything is kept under the
 server's own run id: what a restart has restored from an older state, or what a replica has that

@@ -120,6 +120,13 @@ class GiveBack(OnSlice):
 
 
 @dataclass(slots=True)
+class Adopt(OnSlice):
+    """Give calls that outlast their slice a hold each."""
+
+    claims: tuple[Claim, ...] = ()
+
+
+@dataclass(slots=True)
 class Retire(OnSlice):
     """End a slice of which all calls are known: each gets a hold of its own."""
 
@@ -141,10 +148,7 @@ def _is_plain(budget: Budget) -> bool:
     terms = budget.terms
     lasts = budget.period != "rolling" or bucket_micros(budget.window_seconds) >= LEASE_MICROS
     return (
-        terms.mode == "strict"
-        and not terms.paused
-        and terms.reserved_shares == NO_SHARES
-        and lasts
+        terms.mode == "strict" and not terms.paused and terms.reserved_shares == NO_SHARES and lasts
     )
 
 
@@ -168,7 +172,7 @@ class SlicingBatch(Batch):
         for request in requests:
             if isinstance(request, EndClaim):
                 yield request.claim.slice_id
-            elif isinstance(request, Retire):
+            elif isinstance(request, Adopt | Retire):
                 yield from (claim.hold_id for claim in request.claims)
 
     def _answer(self, request: Request) -> Answer:
@@ -271,32 +275,33 @@ class SlicingBatch(Batch):
         self._books.change(row, row.expires_at_micros, self._books.now if lost else None)
 
     def _change_slice(self, request: OnSlice) -> Answer:
+        if isinstance(request, Adopt | Retire):
+            for claim in request.claims:
+                self._end_claim(EndClaim.adopt(claim))
+        if isinstance(request, Adopt):
+            return Ended(request.hold_id, 0)
         row = self._books.holds.get(request.hold_id)
         if row is None or row.state not in ("slice", "unresolved"):
             return SliceEndedError(request.hold_id)
-        match request:
-            case GiveBack():
-                self._shrink(row, request.amount_nanos)
-            case Retire():
-                for claim in request.claims:
-                    self._end_claim(EndClaim.adopt(claim))
-                self._finish(row)
-            case Join():
-                if row.state != "slice":
-                    return SliceEndedError(request.hold_id)
-                self._count_processes(row, 1)
-            case Leave():
-                self._count_processes(row, -1)
-                if row.certain_nanos == 0:
-                    self._finish(row)
+        if isinstance(request, GiveBack):
+            self._shrink(row, request.amount_nanos)
+        elif isinstance(request, Retire):
+            self._finish(row)
+        else:
+            return self._count_processes(row, 1 if isinstance(request, Join) else -1)
         return Ended(row.id, row.bound_nanos)
 
-    def _count_processes(self, row: HoldRow, change: int) -> None:
+    def _count_processes(self, row: HoldRow, change: int) -> Answer:
         """Count the processes that may have calls on a slice: it has no certain cost to keep."""
+        if change > 0 and row.state != "slice":
+            return SliceEndedError(row.id)
         row.certain_nanos += change
         self._books.write_new_holds()
         query = "UPDATE budget_holds SET certain_nanos = ? WHERE id = ?"
         self._books.tx.execute(query, (row.certain_nanos, row.id))
+        if row.certain_nanos == 0:
+            self._finish(row)
+        return Ended(row.id, row.bound_nanos)
 
     def _finish(self, row: HoldRow) -> None:
         """Return what is left of a slice to the budgets."""
