@@ -17,7 +17,7 @@ from tuppence.budget.race import Outcome, Race, run_race
 from tuppence.core.money import to_dollars, to_nanos
 from tuppence.entrypoints.cli.options import database_option, json_option
 from tuppence.entrypoints.cli.tables import Column, draw, exact_dollars
-from tuppence.errors import InvalidInput
+from tuppence.errors import DatabaseUnreachable, InvalidInput
 from tuppence.language import translator
 from tuppence.settings import load_settings
 from tuppence.storage.database import without_password
@@ -173,6 +173,16 @@ def _redis_url(given: str | None) -> str:
         raise InvalidInput(
             "is not set", field="redis", value="", remedy="give --redis URL or set REDIS_URL"
         )
+    from tuppence.adapters.redis import RedisScripts  # noqa: PLC0415 - 0.1 s, for --store redis
+
+    with closing(RedisScripts(url)) as server:
+        if not server.probe():  # budgets would be kept without it, and the race shows nothing
+            raise DatabaseUnreachable(
+                "the Redis server does not answer",
+                field="redis",
+                value=without_password(url),
+                remedy="check REDIS_URL and that the server runs",
+            )
     return url
 
 
