@@ -12,7 +12,7 @@ from tuppence.cost_tracking.ledger import Ledger
 
 
 @pytest.fixture(scope="session")
-def _shared_database(postgresql_server: PostgresqlServer) -> str:
+def shared_database(postgresql_server: PostgresqlServer) -> str:
     """One PostgreSQL ledger for many tests: emptying it is quicker than making another one."""
     url = postgresql_server.url(postgresql_server.create_database())
     open_and_verify(url)
@@ -25,7 +25,7 @@ def ledger(request: pytest.FixtureRequest) -> Iterator[Ledger]:
     if request.param == "sqlite":
         url: str = request.getfixturevalue("sqlite_url")
     else:
-        url = request.getfixturevalue("_shared_database")
+        url = request.getfixturevalue("shared_database")
         empty(url)
     made = open_ledger(url)
     yield made

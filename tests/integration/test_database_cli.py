@@ -56,10 +56,10 @@ def _spoil(url: str, statement: str) -> None:
 def test_upgrade_makes_a_new_ledger_and_says_so(database_url: str, told: Any) -> None:
     """Upgrading an empty database must make the schema; upgrading again must change nothing."""
     code, output, _ = told("upgrade", "--database", database_url, "--json")
-    made = {"database": database_url, "before": None, "after": "0001"}
+    made = {"database": database_url, "before": None, "after": "0002"}
     assert (code, json.loads(output)) == (0, made)
     code, output, _ = told("upgrade", "--database", database_url)
-    assert (code, output) == (0, "The schema is 0001 already.\n")
+    assert (code, output) == (0, "The schema is 0002 already.\n")
     open_database(database_url).close()
 
 
