@@ -30,6 +30,8 @@ Each error names the field, the value and the remedy, and carries them as attrib
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 
 class TuppenceError(Exception):
     """Base of all errors; `str()` is one line with the field, the value and what to do."""
@@ -82,12 +84,22 @@ class HoldKeyUsed(IdempotencyConflict):
     """A hold with this idempotency key was made before. Nothing was changed."""
 
 
+class Offer(NamedTuple):
+    """A call that fits where another does not."""
+
+    model: str
+    max_tokens: int
+
+
 class BudgetExceeded(TuppenceError):
     """A call does not fit the money that is left; nothing is held for it.
 
     `available_nanos` is the largest bound that would fit now, `resets_at_micros` when the budget
-    begins anew (None where it does not).
+    begins anew (None where it does not). `offers` is what would fit of a call that was asked for by
+    model and tokens: less output, cheaper models.
     """
+
+    offers: tuple[Offer, ...] = ()
 
     def __init__(
         self,

@@ -16,13 +16,8 @@ from tuppence.core.prices import RateCard
 from tuppence.core.usage import MAX_COUNT, STANDARD_TERMS, Terms, Usage, check_count
 from tuppence.errors import UnknownPrice
 
-INPUT_CLASSES = (
-    "input_tokens",
-    "cache_write_5m_tokens",
-    "cache_write_1h_tokens",
-    "cache_write_other_tokens",
-    "cache_read_tokens",
-)
+INPUT_CLASSES = 5
+"""How many of the classes of `Usage` are input: plain, three ways to write, read."""
 ROUNDING_NANOS = 4
 """A cost is rounded once for each of seven classes: by half a nano-dollar at most, each."""
 
@@ -69,7 +64,7 @@ def call_price(
     if price is None:
         raise _unknown(model)
     card = price.card_for(Usage(input_tokens=input_tokens))
-    inputs = [_exact(card, Usage(**{name: input_tokens})) for name in INPUT_CLASSES]
+    inputs = [_exact(card, Usage(*[0] * skip, input_tokens)) for skip in range(INPUT_CLASSES)]
     outputs = [
         _exact(card, Usage(output_tokens=1)),
         _exact(card, Usage(output_tokens=1, reasoning_tokens=1)),

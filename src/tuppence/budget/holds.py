@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import suppress
 from types import TracebackType
@@ -13,6 +14,8 @@ from tuppence.budget.requests import End, Ending, Extend, Granted
 from tuppence.core.money import Money, to_dollars, to_nanos
 from tuppence.core.periods import MICROS_PER_SECOND
 from tuppence.errors import HoldAlreadyEnded, InvalidInput
+
+HOLD_ID = re.compile(r"h([0-9a-f]{1,15})")
 
 
 class _HeldMoney:
@@ -27,6 +30,8 @@ class _HeldMoney:
         self._lease_ends = time.monotonic() + lease_seconds
         self.requested_nanos = requested_nanos
         """What was asked for."""
+        self.max_tokens: int | None = None
+        """The `max_tokens` that may be sent, of a hold for a call by model and tokens."""
 
     @property
     def id(self) -> str:

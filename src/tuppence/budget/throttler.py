@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TypedDict, Unpack
 
 from tuppence.budget import pace
+from tuppence.budget.calls import CallOptions, CallPrices
 from tuppence.budget.decisions import (
     TOO_FAST,
     Landing,
@@ -20,9 +21,9 @@ from tuppence.budget.decisions import (
     decide,
     landing,
 )
-from tuppence.budget.engine import BudgetEngine
 from tuppence.budget.expectation import Expectations
 from tuppence.budget.holds import AsyncHold, Hold, hold_id_of, lease_micros
+from tuppence.budget.outages import Beginning, begin
 from tuppence.budget.overview import (
     BudgetSummary,
     WindowUsage,
@@ -35,14 +36,12 @@ from tuppence.budget.scopes import Payer, encode_scopes, scopes_of
 from tuppence.budget.tiers import suggested_model
 from tuppence.core.admission import PRIORITIES, Mode
 from tuppence.core.money import Money, to_nanos
-from tuppence.cost_tracking.budgets import NewBudget, Scope, set_budget
+from tuppence.cost_tracking.budgets import NewBudget, Scope
 from tuppence.cost_tracking.directory import Directory
 from tuppence.cost_tracking.ledger import utc_now
-from tuppence.errors import InvalidInput
+from tuppence.errors import BudgetExceeded, InvalidInput
 from tuppence.language import translator
-from tuppence.settings import load_settings
-from tuppence.storage.database import Database
-from tuppence.storage.opening import open_database
+from tuppence.settings import WhenUnreachable, check_when_unreachable, load_settings
 from tuppence.storage.threads import DatabaseThreads
 
 DEFAULT_LEASE_SECONDS = 900.0
@@ -61,6 +60,8 @@ class ThrottlerOptions(TypedDict, total=False):
 
     With "" they do not, whatever REDIS_URL says.
     """
+    when_unreachable: WhenUnreachable | None
+    """What becomes of calls without the database: "refuse" or "journal"; that of the settings."""
     time_zone: str
     """In which months begin; "UTC"."""
     mode: Mode
@@ -105,15 +106,23 @@ class BudgetThrottler:
         lease_micros(self._lease_seconds)
         now = options.get("now", utc_now)
         own = _own_budget(monthly_budget, warning_threshold, critical_threshold, options)
-        self.database = open_database(options.get("database_url") or settings.database_url)
         redis_url = options.get("redis_url")
-        self.engine = _engine(
-            self.database, now, settings.redis_url if redis_url is None else redis_url
+        self.engine = begin(
+            Beginning(
+                options.get("database_url") or settings.database_url,
+                settings.redis_url if redis_url is None else redis_url,
+                own,
+                now,
+                check_when_unreachable(
+                    options.get("when_unreachable") or settings.when_unreachable
+                ),
+                settings.journal_directory,
+            )
         )
+        self.database = self.engine.database
         self._directory = Directory()
         self.expectations = Expectations(self.database)
-        if own is not None:
-            self.database.run(set_budget, own, at=now(), by="BudgetThrottler")
+        self.calls = CallPrices(self.database, now, self._tiers)
 
     def should_throttle(
         self,
@@ -174,6 +183,29 @@ class BudgetThrottler:
         )
         granted = self.engine.reserve(request, _seconds(wait_seconds))
         return Hold(self.engine, granted, request.bound_nanos, request.lease_micros / 1e6)
+
+    def hold_call(
+        self,
+        model: str,
+        input_tokens: int,
+        max_tokens: int,
+        *,
+        minimum_max_tokens: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Hold:
+        """Hold what a call costs at most by the price book; the hold says what `max_tokens` to send.
+
+        That is fewer than asked for where less money is left, if it is `minimum_max_tokens` or
+        more. A BudgetExceeded tells in `offers` what would fit. Raises as `hold`, UnknownPrice.
+        """
+        wish = self.calls.wish(model, input_tokens, max_tokens, minimum_max_tokens)
+        try:
+            hold = self.hold(wish.upper_bound, **wish.amounts, **options)
+        except BudgetExceeded as error:
+            error.offers = self.calls.offers(wish, error.available_nanos)
+            raise
+        hold.max_tokens = wish.max_tokens_for(hold.bound_nanos)
+        return hold
 
     def record_usage(
         self,
@@ -336,6 +368,26 @@ class AsyncBudgetThrottler:
         granted: Granted = await self.engine.reserve_async(request, _seconds(wait_seconds))
         return AsyncHold(self.engine, granted, request.bound_nanos, request.lease_micros / 1e6)
 
+    async def hold_call(
+        self,
+        model: str,
+        input_tokens: int,
+        max_tokens: int,
+        *,
+        minimum_max_tokens: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncHold:
+        """See BudgetThrottler.hold_call."""
+        calls, threads = self._throttler.calls, self._threads
+        wish = await threads.call(calls.wish, model, input_tokens, max_tokens, minimum_max_tokens)
+        try:
+            hold = await self.hold(wish.upper_bound, **wish.amounts, **options)
+        except BudgetExceeded as error:
+            error.offers = await threads.call(calls.offers, wish, error.available_nanos)
+            raise
+        hold.max_tokens = wish.max_tokens_for(hold.bound_nanos)
+        return hold
+
     async def record_usage(
         self,
         cost: Money,
@@ -400,14 +452,6 @@ def _own_budget(
         critical_ceiling=options.get("critical_ceiling", 0.1),
         overdraft_share=options.get("overdraft_share", 0.01),
     ).check()
-
-
-def _engine(database: Database, now: Callable[[], datetime], redis_url: str | None) -> BudgetEngine:
-    if not redis_url:
-        return BudgetEngine(database, now)
-    from tuppence.budget.shared_engine import SharedBudgetEngine  # noqa: PLC0415 - 0.1 s
-
-    return SharedBudgetEngine(database, now, redis_url)
 
 
 def rank_of(priority: str) -> int:
