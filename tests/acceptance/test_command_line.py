@@ -186,7 +186,7 @@ def test_colours_can_be_forbidden(tmp_path: Path) -> None:
         )
         os.close(theirs)
         seen = b""
-        while chunk := _read(ours):
+        while chunk := read_from(ours):
             seen += chunk
         process.wait(timeout=60)
         assert seen
@@ -261,16 +261,17 @@ def test_a_progress_bar_is_shown_to_people(log: Path, tmp_path: Path) -> None:
     )
     os.close(theirs)
     seen = b""
-    while chunk := _read(ours):
+    while chunk := read_from(ours):
         seen += chunk
     process.wait(timeout=60)
     assert "━".encode() in seen
 
 
-def _read(handle: int) -> bytes:
+def read_from(handle: int) -> bytes:
+    """Return what a terminal shows next; nothing once the other side has closed it."""
     try:
         return os.read(handle, 65_536)
-    except OSError:  # the other side is closed
+    except OSError:
         return b""
 
 
@@ -297,6 +298,7 @@ def test_the_demo_runs_without_anything(tmp_path: Path) -> None:
         "exceeded",
         "What to do next",
         "unpriced",
+        "10 got it, 54 did not, $0.00 was spent over the limit",
         "Proof:",
     ):
         assert words in done.stdout
