@@ -8,6 +8,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq insta
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links pyproject.toml
 UV := uv==0.13.9
+SERVERS := $(BIN)/python tests/postgresql.py >/dev/null 2>&1 && $(BIN)/python tests/redis.py >/dev/null 2>&1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench torture lock ddl translations clean
@@ -22,7 +23,7 @@ demo: $(VENV)/installed-demo ## Show what tuppence does; DEMO_TRACE=file tells i
 	@$(BIN)/tuppence demo $${DEMO_TRACE:+--trace "$$DEMO_TRACE"}
 
 test: $(VENV)/installed-test ## Run all tests on SQLite and on PostgreSQL
-	@$(BIN)/python tests/postgresql.py >/dev/null 2>&1 || scripts/install_postgresql.sh
+	@$(SERVERS) || scripts/install_servers.sh
 	@echo "Running the tests"
 	@$(BIN)/pytest
 
@@ -41,7 +42,7 @@ bench: $(VENV)/installed-test ## Measure speed, beside comparable packages
 	@$(BIN)/pytest tests/performance -m ""
 
 torture: $(VENV)/installed-test ## Run the long tests that kill processes and servers
-	@$(BIN)/python tests/postgresql.py >/dev/null 2>&1 || scripts/install_postgresql.sh
+	@$(SERVERS) || scripts/install_servers.sh
 	@$(BIN)/pytest -m torture
 
 lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.postgresql import PostgresqlMissing, PostgresqlServer
+from tests.redis import RedisMissing, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,30 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
         pytest.fail(str(missing), pytrace=False)
     with server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def _shared_redis() -> Iterator[RedisServer]:
+    try:
+        server = RedisServer()
+    except RedisMissing as missing:
+        pytest.fail(str(missing), pytrace=False)
+    with server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(_shared_redis: RedisServer) -> RedisServer:
+    """One server for the whole run, empty for each test."""
+    _shared_redis.call("FLUSHALL")
+    _shared_redis.call("CONFIG", "RESETSTAT")
+    return _shared_redis
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """Return the address of an empty Redis."""
+    return redis_server.url
 
 
 @pytest.fixture

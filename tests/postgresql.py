@@ -50,7 +50,7 @@ def find_binaries() -> Path:
             return candidate
     raise PostgresqlMissing(
         "PostgreSQL's server binaries (initdb, postgres) were not found; "
-        "run scripts/install_postgresql.sh or install the package postgresql"
+        "run scripts/install_servers.sh or install the package postgresql"
     )
 
 

@@ -107,5 +107,5 @@ def test_missing_binaries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without PostgreSQL the reason and the remedy must be said in one sentence."""
     monkeypatch.setattr(postgresql.shutil, "which", lambda _name: None)
     monkeypatch.setattr(postgresql.os, "access", lambda _path, _mode: False)
-    with pytest.raises(PostgresqlMissing, match=r"scripts/install_postgresql\.sh"):
+    with pytest.raises(PostgresqlMissing, match=r"scripts/install_servers\.sh"):
         find_binaries()

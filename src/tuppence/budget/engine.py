@@ -292,7 +292,7 @@ class BudgetEngine:
             return None
         recorder = Recorder()
         books = Books(recorder, self._directory, self._known, now)
-        batch = Batch(books)
+        batch = self._batch(books)
         try:
             answers = batch.run(requests)
         except NotKnownError:

@@ -21,7 +21,6 @@ from tuppence.budget.engine import BudgetEngine
 from tuppence.budget.requests import Answer, End, Extend, Granted, OnSlice, Request, Reserve
 from tuppence.budget.shared_slices import SharedSlices, Taken
 from tuppence.budget.slices import (
-    LIFE_MICROS,
     Adopt,
     Claim,
     Draw,
@@ -35,7 +34,7 @@ from tuppence.budget.slices import (
     SlicingBatch,
 )
 from tuppence.core.periods import END_OF_TIME_MICROS, MICROS_PER_SECOND
-from tuppence.errors import DatabaseUnreachable, HoldError, LedgerError
+from tuppence.errors import BudgetExceeded, DatabaseUnreachable, HoldError, LedgerError
 from tuppence.storage.database import Database, Transaction
 
 TICK_SECONDS = 0.25
@@ -71,48 +70,40 @@ class SharedBudgetEngine(BudgetEngine):
         cover = self._cover_of(request)
         if cover is None:
             return super().reserve(request, wait_seconds)
-        now = self.now_micros()
+        taken = self._take(request, cover)
+        granted = self._granted(request, cover, taken)
+        if granted is not None:
+            return granted
         try:
-            taken = self._slices.take(self._slices.taking(request, cover.keys, now))
-        except RedisLostError:
-            self._lost.append((request.hold_id, set_name(cover.keys)))
-            return super().reserve(request, wait_seconds)
-        if not taken.slice_id:
             return super().reserve(self._draw(request, taken), wait_seconds)
-        granted = self._accept(request, cover, taken, now)
-        if granted is None:
-            with suppress(SliceEndedError):
-                self.perform(Join(taken.slice_id))
-                self._claims.join(taken.slice_id, set_name(cover.keys), taken.until_micros)
-                granted = self._accept(request, cover, taken, now)
-        if granted is None:
-            self._drop(request, cover, taken)
-            return super().reserve(request, wait_seconds)
-        return granted
+        except BudgetExceeded:
+            if wait_seconds:
+                raise
+            taken = self._take(request, cover)  # a slice may have been put in meanwhile
+            granted = self._granted(request, cover, taken)
+            if granted is None and not taken.rests:
+                raise
+        return granted or super().reserve(self._draw(request, taken))
 
     async def reserve_async(self, request: Reserve, wait_seconds: float = 0.0) -> Granted:
         """Do the same from a coroutine."""
         cover = self._cover_of(request)
         if cover is None:
             return await super().reserve_async(request, wait_seconds)
-        now = self.now_micros()
+        taken = await self._take_async(request, cover)
+        granted = await self._granted_async(request, cover, taken)
+        if granted is not None:
+            return granted
         try:
-            taken = await self._slices.take_async(self._slices.taking(request, cover.keys, now))
-        except RedisLostError:
-            self._lost.append((request.hold_id, set_name(cover.keys)))
-            return await super().reserve_async(request, wait_seconds)
-        if not taken.slice_id:
             return await super().reserve_async(self._draw(request, taken), wait_seconds)
-        granted = self._accept(request, cover, taken, now)
-        if granted is None:
-            with suppress(SliceEndedError):
-                await self.perform_async(Join(taken.slice_id))
-                self._claims.join(taken.slice_id, set_name(cover.keys), taken.until_micros)
-                granted = self._accept(request, cover, taken, now)
-        if granted is None:
-            self._drop(request, cover, taken)
-            return await super().reserve_async(request, wait_seconds)
-        return granted
+        except BudgetExceeded:
+            if wait_seconds:
+                raise
+            taken = await self._take_async(request, cover)
+            granted = await self._granted_async(request, cover, taken)
+            if granted is None and not taken.rests:
+                raise
+        return granted or await super().reserve_async(self._draw(request, taken))
 
     def perform(self, request: Request) -> Answer:
         """Carry out one request durably; a call on a slice is ended together with its part of it.
@@ -179,15 +170,63 @@ class SharedBudgetEngine(BudgetEngine):
             self._keeper.start()
             self._process = os.getpid()
 
-    def _draw(self, request: Reserve, taken: Taken) -> Draw:
+    def _take(self, request: Reserve, cover: Cover) -> Taken:
+        try:
+            return self._slices.take(self._slices.taking(request, cover.keys, self.now_micros()))
+        except RedisLostError:
+            return self._lost_with(request, cover)
+
+    async def _take_async(self, request: Reserve, cover: Cover) -> Taken:
+        command = self._slices.taking(request, cover.keys, self.now_micros())
+        try:
+            return await self._slices.take_async(command)
+        except RedisLostError:
+            return self._lost_with(request, cover)
+
+    def _lost_with(self, request: Reserve, cover: Cover) -> Taken:
+        """Remember a call that Redis may have given money: the call asks elsewhere."""
+        self._lost.append((request.hold_id, set_name(cover.keys)))
+        return Taken(lost=True)
+
+    def _granted(self, request: Reserve, cover: Cover, taken: Taken) -> Granted | None:
+        """Return a call's money where it was taken from a slice that SQL still holds."""
+        if not taken.slice_id:
+            return None
+        granted = self._accept(request, cover, taken)
+        if granted is None:
+            with suppress(SliceEndedError):
+                self.perform(Join(taken.slice_id))
+                self._claims.join(taken.slice_id, set_name(cover.keys), taken.until_micros)
+                granted = self._accept(request, cover, taken)
+        if granted is None:
+            self._drop(request, cover, taken)
+        return granted
+
+    async def _granted_async(self, request: Reserve, cover: Cover, taken: Taken) -> Granted | None:
+        if not taken.slice_id:
+            return None
+        granted = self._accept(request, cover, taken)
+        if granted is None:
+            with suppress(SliceEndedError):
+                await self.perform_async(Join(taken.slice_id))
+                self._claims.join(taken.slice_id, set_name(cover.keys), taken.until_micros)
+                granted = self._accept(request, cover, taken)
+        if granted is None:
+            self._drop(request, cover, taken)
+        return granted
+
+    def _draw(self, request: Reserve, taken: Taken) -> Reserve:
         """Return the request for a slice; what was too little goes back to the budgets first."""
+        if taken.lost:
+            return request
         for slice_id, left in taken.rests:
             self._group.submit_later(GiveBack(slice_id, left))
         values = {one.name: getattr(request, one.name) for one in fields(request)}
         return Draw(**values, slice_id=self.new_id())
 
-    def _accept(self, request: Reserve, cover: Cover, taken: Taken, now: int) -> Granted | None:
+    def _accept(self, request: Reserve, cover: Cover, taken: Taken) -> Granted | None:
         """Remember a call that has its money; None where the process is not on that slice."""
+        now = self.now_micros()
         claim = Claim(
             request.hold_id,
             taken.slice_id,
@@ -228,36 +267,34 @@ class SharedBudgetEngine(BudgetEngine):
         drawn: dict[int, list[tuple[Draw, Drawn]]] = {}
         for request, answer in zip(requests, answers, strict=True):
             if isinstance(request, Draw) and isinstance(answer, Drawn):
-                drawn.setdefault(answer.slice_id, []).append((request, answer))
+                drawn.setdefault(answer.part.slice_id, []).append((request, answer))
         for calls in drawn.values():
             self._put(calls)
         return answers
 
     def _put(self, calls: Sequence[tuple[Draw, Drawn]]) -> None:
         """Remember the calls that a slice was drawn for, and share what is left of it."""
-        first = calls[0][1]
-        name = set_name(key for key, _ in first.amounts)
-        self._claims.join(first.slice_id, name, first.until_micros)
-        created_at = first.until_micros - LIFE_MICROS
+        part = calls[0][1].part
+        name = set_name(key for key, _ in calls[0][1].amounts)
+        self._claims.join(part.slice_id, name, part.until_micros)
         claims = [
             Claim(
                 answer.hold_id,
-                first.slice_id,
+                part.slice_id,
                 answer.bound_nanos,
                 request.priority,
                 answer.expires_at_micros,
                 request.certain_nanos,
                 request.scope_text,
-                created_at,
+                part.row.created_at_micros,
             )
             for request, answer in calls
         ]
         for claim in claims:
             self._claims.add(claim)
-        left = first.slice_nanos - sum(claim.bound_nanos for claim in claims)
         # Where Redis is lost now, it may have the slice: it stays held until its time is over.
         with suppress(RedisLostError):
-            self._slices.put(first, name, left, claims)
+            self._slices.put(part, name, claims)
 
     def _keep(self) -> None:
         """Look after slices until the engine is closed."""

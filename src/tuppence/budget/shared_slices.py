@@ -12,7 +12,7 @@ from tuppence.adapters.redis import Command, RedisLostError, RedisScripts, scrip
 from tuppence.budget.claims import set_name
 from tuppence.budget.group_commit import GroupCommit
 from tuppence.budget.requests import Reserve
-from tuppence.budget.slices import LIFE_MICROS, Claim, Drawn
+from tuppence.budget.slices import LIFE_MICROS, Claim, Part
 from tuppence.cost_tracking.counters import Key
 
 REMEMBERED_MILLIS = 86_400_000
@@ -28,6 +28,8 @@ class Taken(NamedTuple):
     until_micros: int = 0
     rests: tuple[tuple[int, int], ...] = ()
     """Slices that had too little and are not in Redis any more, with what was left of them."""
+    lost: bool = False
+    """Redis did not answer."""
 
 
 class Due(NamedTuple):
@@ -82,17 +84,17 @@ class SharedSlices:
         """Do the same from a coroutine."""
         return _taken(await self._group.submit_async(command))
 
-    def put(self, drawn: Drawn, name: str, left_nanos: int, claims: Iterable[Claim]) -> None:
+    def put(self, part: Part, name: str, claims: Iterable[Claim]) -> None:
         """Put in a slice with the calls that have money from it; raise RedisLostError."""
         if not self.ready:
             raise RedisLostError
         keys = (*self._keys(name), f"{self._prefix}:due")
-        slice_name = _slice_name(drawn.slice_id, drawn.until_micros)
-        times = (drawn.until_micros // 1_000, LIFE_MICROS // 1_000, REMEMBERED_MILLIS)
+        slice_name = _slice_name(part.slice_id, part.until_micros)
+        times = (part.until_micros // 1_000, LIFE_MICROS // 1_000, REMEMBERED_MILLIS)
         calls: list[object] = []
         for one in claims:
             calls += (one.hold_id, _kept(one.bound_nanos, one.priority, one.expires_at_micros))
-        self._group.submit(script("put", keys, slice_name, left_nanos, name, *times, *calls))
+        self._group.submit(script("put", keys, slice_name, part.left_nanos, name, *times, *calls))
 
     def end(self, hold_id: int, set_name: str) -> None:
         """Forget a call with the next exchange: nobody waits for that."""

@@ -51,13 +51,29 @@ class Draw(Reserve):
     slice_id: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Part:
+    """A slice that was just drawn, and what of it no call has yet."""
+
+    row: HoldRow
+    left_nanos: int
+
+    @property
+    def slice_id(self) -> int:
+        """The id of the slice."""
+        return self.row.id
+
+    @property
+    def until_micros(self) -> int:
+        """Until when calls are taken from it."""
+        return self.row.created_at_micros + LIFE_MICROS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn(Granted):
     """Money is held, as part of a slice."""
 
-    slice_id: int = 0
-    until_micros: int = 0
-    slice_nanos: int = 0
+    part: Part
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,20 +168,13 @@ def _is_plain(budget: Budget) -> bool:
     )
 
 
-@dataclass(slots=True)
-class _Open:
-    """A slice that this batch has drawn, and what of it no call has yet."""
-
-    row: HoldRow
-    left_nanos: int
-
-
 class SlicingBatch(Batch):
     """A batch that knows slices."""
 
     def __init__(self, books: Books, *, sweep: bool = False) -> None:
         super().__init__(books, sweep=sweep)
-        self._open: dict[tuple[Key, ...], _Open] = {}
+        self._parts: dict[tuple[Key, ...], Part] = {}
+        self._drawn: list[Part] = []
 
     def _holds_of(self, requests: Sequence[Request]) -> Iterator[int]:
         yield from super()._holds_of(requests)
@@ -189,25 +198,30 @@ class SlicingBatch(Batch):
         """Hold a slice and answer the call from it; without room for one, hold for the call."""
         covering = self._books.covering(request.scopes)
         keys = tuple(key for _, key, _ in covering)
-        found = self._open.get(keys)
-        if found is None or found.left_nanos < request.bound_nanos:
+        part = self._parts.get(keys)
+        if part is None or part.left_nanos < request.bound_nanos:
             size = _size(covering, request)
             if size < LEAST_CALLS * request.bound_nanos:
+                self._give_back_parts()
                 return self._reserve(request)
-            found = self._open[keys] = self._new_slice(request, covering, size)
-        found.left_nanos -= request.bound_nanos
+            part = self._parts[keys] = self._new_slice(request, covering, size)
+        part.left_nanos -= request.bound_nanos
         return Drawn(
             request.hold_id,
             request.bound_nanos,
             tuple((key, request.bound_nanos) for key in keys),
             self._books.now + request.lease_micros,
-            (),
-            found.row.id,
-            found.row.created_at_micros + LIFE_MICROS,
-            found.row.bound_nanos,
+            part=part,
         )
 
-    def _new_slice(self, request: Draw, covering: Covering, size: int) -> _Open:
+    def _give_back_parts(self) -> None:
+        """Return what no call has yet of the slices of this batch: it is needed now."""
+        for part in self._drawn:
+            if part.left_nanos:
+                self._shrink(part.row, part.left_nanos)
+                part.left_nanos = 0
+
+    def _new_slice(self, request: Draw, covering: Covering, size: int) -> Part:
         now = self._books.now
         amounts = self._hold(covering, size, size, NORMAL)
         row = HoldRow(
@@ -224,7 +238,9 @@ class SlicingBatch(Batch):
             None,
         )
         self._books.add(row)
-        return _Open(row, size)
+        part = Part(row, size)
+        self._drawn.append(part)
+        return part
 
     def _end_claim(self, request: EndClaim) -> Answer:
         """End a call: it gets a hold of its own, which is ended before it is even written."""
@@ -317,7 +333,7 @@ def _size(covering: Covering, request: Draw) -> int:
     if any(tally.has_waiters for _, _, tally in covering):
         return 0  # what is free is for those who wait
     room = min(room_for(budget.terms, tally, NORMAL) for budget, _, tally in covering)
-    return min(MOST_CALLS * request.bound_nanos, room // SHARE_OF_ROOM)
+    return min(MOST_CALLS, room // SHARE_OF_ROOM // request.bound_nanos) * request.bound_nanos
 
 
 def _is_throttler(budget: Budget) -> bool:
