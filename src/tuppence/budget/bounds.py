@@ -16,8 +16,6 @@ from tuppence.core.prices import RateCard
 from tuppence.core.usage import MAX_COUNT, STANDARD_TERMS, Terms, Usage, check_count
 from tuppence.errors import UnknownPrice
 
-INPUT_CLASSES = 5
-"""How many of the classes of `Usage` are input: plain, three ways to write, read."""
 ROUNDING_NANOS = 4
 """A cost is rounded once for each of seven classes: by half a nano-dollar at most, each."""
 
@@ -64,23 +62,26 @@ def call_price(
     if price is None:
         raise _unknown(model)
     card = price.card_for(Usage(input_tokens=input_tokens))
-    inputs = [_exact(card, Usage(*[0] * skip, input_tokens)) for skip in range(INPUT_CLASSES)]
-    outputs = [
-        _exact(card, Usage(output_tokens=1)),
-        _exact(card, Usage(output_tokens=1, reasoning_tokens=1)),
-    ]
-    fee = _exact(card, Usage())
-    known = [cost for cost in inputs if cost is not None]
-    rates = [cost for cost in outputs if cost is not None]
-    if not known or not rates or fee is None:
+    inputs = _known(
+        card,
+        Usage(input_tokens=input_tokens),
+        Usage(cache_write_5m_tokens=input_tokens),
+        Usage(cache_write_1h_tokens=input_tokens),
+        Usage(cache_write_other_tokens=input_tokens),
+        Usage(cache_read_tokens=input_tokens),
+    )
+    outputs = _known(card, Usage(output_tokens=1), Usage(output_tokens=1, reasoning_tokens=1))
+    fee = _known(card, Usage())
+    if not inputs or not outputs or not fee:
         raise _unknown(model)
     rounding = 0 if card.denominator == 1 else ROUNDING_NANOS
-    return CallPrice(max(known), min(known), max(rates) - fee, rounding)
+    return CallPrice(max(inputs), min(inputs), max(outputs) - fee[0], rounding)
 
 
-def _exact(card: RateCard, usage: Usage) -> Fraction | None:
-    items = card.exact_items(usage)
-    return None if items is None else Fraction(sum(items), card.denominator)
+def _known(card: RateCard, *usages: Usage) -> list[Fraction]:
+    """Return what usages cost, exactly; without those that have no price."""
+    costs = (card.exact_items(usage) for usage in usages)
+    return [Fraction(sum(items), card.denominator) for items in costs if items is not None]
 
 
 def _unknown(model: str) -> UnknownPrice:

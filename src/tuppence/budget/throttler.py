@@ -193,7 +193,7 @@ class BudgetThrottler:
         minimum_max_tokens: int | None = None,
         **options: Unpack[CallOptions],
     ) -> Hold:
-        """Hold what a call costs at most by the price book; the hold says what `max_tokens` to send.
+        """Hold what a call costs at most by the price book; the hold tells its `max_tokens`.
 
         That is fewer than asked for where less money is left, if it is `minimum_max_tokens` or
         more. A BudgetExceeded tells in `offers` what would fit. Raises as `hold`, UnknownPrice.
