@@ -11,10 +11,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tuppence.errors import InvalidInput
 
 LANGUAGES = ("en", "zh_TW")
+
+WhenUnreachable = Literal["refuse", "journal"]
+WHEN_UNREACHABLE: tuple[WhenUnreachable, ...] = ("refuse", "journal")
+"""What becomes of calls while the database cannot be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,10 @@ class Settings:
     """CRITICAL_THRESHOLD: share of a budget from which it is CRITICAL, 0.95 by default."""
     default_monthly_budget: str | None
     """DEFAULT_MONTHLY_BUDGET: dollars a month for throttlers that are given no budget; none."""
+    when_unreachable: WhenUnreachable
+    """TUPPENCE_WHEN_UNREACHABLE: "refuse" calls without a database, or "journal" them; "refuse"."""
+    journal_directory: Path
+    """TUPPENCE_JOURNAL: where calls are kept that are let through without a database."""
     redis_url: str | None
     """REDIS_URL: where processes share what they hold; none by default."""
 
@@ -64,7 +73,22 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         warning_threshold=_share(env, "WARNING_THRESHOLD", 0.8),
         critical_threshold=_share(env, "CRITICAL_THRESHOLD", 0.95),
         default_monthly_budget=env.get("DEFAULT_MONTHLY_BUDGET") or None,
+        when_unreachable=check_when_unreachable(env.get("TUPPENCE_WHEN_UNREACHABLE") or "refuse"),
+        journal_directory=Path(env.get("TUPPENCE_JOURNAL") or data_home / "tuppence" / "journal"),
         redis_url=env.get("REDIS_URL") or None,
+    )
+
+
+def check_when_unreachable(text: str) -> WhenUnreachable:
+    """Return what becomes of calls without a database; raise InvalidInput for anything else."""
+    for known in WHEN_UNREACHABLE:
+        if text == known:
+            return known
+    raise InvalidInput(
+        "is not what can become of a call",
+        field="TUPPENCE_WHEN_UNREACHABLE",
+        value=text,
+        remedy=f"choose one of {', '.join(WHEN_UNREACHABLE)}",
     )
 
 

@@ -158,11 +158,18 @@ class Batch:
                 return Ended(self._used_keys[request.key], amount)
             self._used_keys[request.key] = request.hold_id
         covering = self._books.covering(request.scopes)
+        unknown = request.unresolved
         for _, key, _ in covering:
-            self._books.move(key, request.priority, used=amount, settled=1)
+            self._books.move(
+                key,
+                request.priority,
+                used=amount,
+                unresolved=amount if unknown else 0,
+                settled=int(not unknown),
+            )
         spent = HoldRow(
             request.hold_id,
-            "settled",
+            "unresolved" if unknown else "settled",
             request.priority,
             amount,
             amount,
@@ -171,7 +178,7 @@ class Batch:
             None,
             now,
             now,
-            amount,
+            None if unknown else amount,
         )
         self._books.add(spent, key=request.key, throttler=_throttler(covering), ended_at=now)
         return Ended(request.hold_id, amount)
@@ -194,8 +201,8 @@ class Batch:
             return problem
         if request.ending == "refund":
             return self._refund(hold, request)
-        if hold.state == request.ending and (request.again or request.ending == "unresolved"):
-            return Ended(hold.id, hold.settled_nanos or 0)
+        if hold.state in ("settled", "released") or hold.state == request.ending == "unresolved":
+            return Ended(hold.id, hold.settled_nanos or 0)  # by an attempt before this one
         late = hold.state == "unresolved" and request.ending in ("settled", "released")
         books.close(hold, "resolved" if late else request.ending, request.amount_nanos)
         return Ended(hold.id, request.amount_nanos)

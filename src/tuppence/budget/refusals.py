@@ -115,7 +115,9 @@ def cannot_end(
     name, state = hold_name(hold.id), hold.state
     if request.ending == "refund":
         return _cannot_refund(hold, request, refunded_nanos)
-    if state in ("settled", "released") and not (request.again and state == request.ending):
+    becomes = "settled" if request.ending == "resolved" else request.ending
+    same = (state, hold.settled_nanos) == (becomes, request.amount_nanos)
+    if state in ("settled", "released") and not (request.again and same):
         cost = "" if state == "released" else f" at {format_dollars(hold.settled_nanos or 0)}"
         return HoldAlreadyEnded(
             f"was {state}{cost} before; nothing was changed",

@@ -44,6 +44,8 @@ class Spend:
     key: bytes | None = None
     again: bool = False
     """An earlier attempt may have been carried out: it is not counted twice."""
+    unresolved: bool = False
+    """The amount is a bound, which counts until the true cost is known."""
 
 
 @dataclass(slots=True)

@@ -29,15 +29,20 @@ def open_database(url: str) -> Database:
     """
     database = connect(url)
     try:
-        revision = revision_of(database)
-        if revision is None:
-            database.run(_create_schema, dialect_of(database))
-        else:
-            _refuse_other(url, revision)
+        prepare(database, url)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def prepare(database: Database, url: str) -> None:
+    """Make the schema of a database where it is missing; raise SchemaMismatch for another one."""
+    revision = revision_of(database)
+    if revision is None:
+        database.run(_create_schema, dialect_of(database))
+    else:
+        _refuse_other(url, revision)
 
 
 def revision_of(database: Database) -> str | None:
