@@ -12,6 +12,7 @@ import pytest
 
 from tests.redis import RedisServer
 from tuppence.adapters import redis
+from tuppence.budget.race import Outcome, Race, run_race
 from tuppence.budget.shared_engine import SharedBudgetEngine
 from tuppence.budget.slices import LEASE_MICROS, LIFE_MICROS
 from tuppence.budget.throttler import AsyncBudgetThrottler, BudgetThrottler
@@ -338,3 +339,29 @@ def _die(throttler: BudgetThrottler) -> None:
     assert engine._keeper is not None
     engine._keeper.join()
     engine._claims.forget()
+
+
+def _race(database_url: str, redis_url: str, rounds: int) -> Outcome:
+    processes, threads = 16, 250
+    return run_race(
+        Race(database_url, 5 * DOLLAR, DOLLAR // 10, processes, threads, rounds, redis_url)
+    )
+
+
+def test_sixteen_processes_race_through_redis(database_url: str, redis_server: RedisServer) -> None:
+    """Of 4,000 holds of $0.10 at once exactly 50 are granted on $5.00."""
+    outcome = _race(database_url, redis_server.url, rounds=1)
+    assert [one.granted for one in outcome.rounds] == [50]
+    assert outcome.spent_over_limit_nanos == 0
+    assert outcome.counted_nanos == 5 * DOLLAR
+    assert redis_server.commands()["evalsha"] >= 1_000  # Redis was asked, not the database alone
+
+
+@pytest.mark.torture
+def test_sixteen_processes_race_a_hundred_times(
+    database_url: str, redis_server: RedisServer
+) -> None:
+    """Not once in 100 rounds is one call too many or too few let through."""
+    outcome = _race(database_url, redis_server.url, rounds=100)
+    assert {one.granted for one in outcome.rounds} == {50}
+    assert outcome.counted_nanos == 100 * 5 * DOLLAR
