@@ -99,13 +99,13 @@ class BudgetHold(Base):
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     idempotency_key: Mapped[bytes | None] = mapped_column(LargeBinary(16))
     state: Mapped[str] = mapped_column(String(12))
-    """waiting, held, settled, released, withdrawn, unresolved or refund."""
+    """waiting, held, settled, released, withdrawn, unresolved, refund or slice."""
     priority: Mapped[int] = mapped_column(SmallInteger)
     """0 low, 1 normal, 2 high, 3 critical."""
     bound_nanos: Mapped[int] = mapped_column(BigInteger)
     """What the call can cost at most."""
     certain_nanos: Mapped[int] = mapped_column(BigInteger)
-    """What it costs at least."""
+    """What it costs at least; of a slice how many processes may have calls on it."""
     amounts: Mapped[str] = mapped_column(Text)
     """What is held where: "budget:period_start:nanos", joined by commas.
 
