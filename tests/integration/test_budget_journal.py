@@ -17,8 +17,9 @@ import pytest
 from tests.integration.budget_audit import REPOSITORY, Books, make_budgets, read_books
 from tests.postgresql import PostgresqlServer
 from tuppence.budget import journal as journal_module
+from tuppence.budget.journal import directory_of
 from tuppence.budget.throttler import AsyncBudgetThrottler, BudgetThrottler
-from tuppence.errors import DatabaseUnreachable, HoldKeyUsed, InvalidInput
+from tuppence.errors import DatabaseUnreachable, HoldKeyUsed, InvalidInput, LedgerError
 
 CENT = 10_000_000
 TEAM = "platform"
@@ -126,6 +127,7 @@ def test_a_throttler_may_begin_without_the_database(
 
 KILLED = """
 import sys
+from tuppence.budget.journal import directory_of
 from tuppence.budget.throttler import BudgetThrottler
 throttler = BudgetThrottler(None, database_url=sys.argv[1], when_unreachable="journal")
 earlier = throttler.hold("0.01")
@@ -233,10 +235,21 @@ def test_a_journal_without_room_refuses_the_call(
                     throttler.hold("0.05")
             throttler.hold("0.05").settle("0.03")
             lines = files(journals)[0].read_text().splitlines()
-            assert [line.split(",")[0] for line in lines] == ['["hold"', '["end"'] * 2
+            assert [line.split(",")[0] for line in lines] == ['["hold"', '["ended"'] * 2
         finally:
             own_server.start()
     assert booked(read_books(url)) == [("settled", 2 * CENT), ("settled", 3 * CENT)]
+
+
+def test_a_journal_that_cannot_be_read_is_named(url: str, journals: Path) -> None:
+    """A damaged line is an error that names the file, and the file stays."""
+    directory = directory_of(journals, url)
+    directory.mkdir(parents=True)
+    damaged = directory / "damaged.jsonl"
+    damaged.write_text("what?\n")
+    with pytest.raises(LedgerError, match="line 1"):
+        open_throttler(url)
+    assert damaged.read_text() == "what?\n"
 
 
 def test_a_setting_that_is_none_is_refused(sqlite_url: str) -> None:

@@ -36,7 +36,7 @@ from tuppence.budget.requests import (
     Spend,
 )
 from tuppence.budget.scopes import decode_scopes
-from tuppence.errors import DatabaseUnreachable
+from tuppence.errors import DatabaseUnreachable, LedgerError
 from tuppence.storage.database import without_password
 
 LOOK_AGAIN_SECONDS = 0.5
@@ -55,7 +55,8 @@ Booking = tuple[Request, bool]
 class Entry(NamedTuple):
     """A line of a journal."""
 
-    kind: Literal["hold", "spend", "end"]
+    kind: Literal["hold", "ended", "spend", "end"]
+    """A call that is let through; its end; spending; the end of a hold of the database."""
     id: int
     nanos: int
     priority: int = 0
@@ -109,7 +110,9 @@ class Journal:
         self._notice_fork()
         with self._lock:
             if isinstance(request, End | Extend) and request.hold_id in self._open:
-                return self._own(request)
+                answer = self._own(request)
+                self.book()
+                return answer
             if self._is_away():
                 return self._written(request)
             try:
@@ -120,6 +123,7 @@ class Journal:
 
     def take(self, request: Request, error: DatabaseUnreachable) -> Answer:
         """Answer a request that the database did not; raise the error where that is impossible."""
+        self._notice_fork()
         with self._lock:
             self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
             answer = self._written(request)
@@ -146,8 +150,10 @@ class Journal:
                 self._file.remove()
                 self._file = None
 
-    def begin(self) -> None:
-        """Make the database ready and book what others have left, now or when it is back."""
+    def book(self) -> None:
+        """Book what can be booked now; the rest is booked when the database is back."""
+        if self._is_away():
+            return
         try:
             self.replay()
         except DatabaseUnreachable:
@@ -156,11 +162,9 @@ class Journal:
     def close(self) -> None:
         """Book what can be booked; what cannot stays for the next process."""
         with self._lock:
-            try:
-                if self._pending:
-                    self.replay()
-            except DatabaseUnreachable:
-                self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
+            if self._pending:
+                self._look_again_at = 0.0
+                self.book()
             if self._file is not None:
                 self._file.close()
                 self._file = None
@@ -182,7 +186,7 @@ class Journal:
         entry = self._open[request.hold_id]
         if isinstance(request, Extend):
             return _granted(entry, request.lease_micros)
-        ended = entry._replace(kind="end", nanos=request.amount_nanos, ending=request.ending)
+        ended = entry._replace(kind="ended", nanos=request.amount_nanos, ending=request.ending)
         if request.ending == "unresolved":
             ended = ended._replace(nanos=entry.nanos)
         self._write(ended)
@@ -224,9 +228,12 @@ class _File:
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path = directory / f"{secrets.token_hex(8)}.jsonl"
-        self._number = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        name = secrets.token_hex(8)
+        unlocked = directory / f"{name}.new"
+        self._path = directory / f"{name}.jsonl"
+        self._number = os.open(unlocked, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         fcntl.flock(self._number, fcntl.LOCK_EX)
+        unlocked.rename(self._path)  # from here on others see it, and that its process lives
         self._size = 0
         _sync_directory(directory)
 
@@ -272,7 +279,7 @@ def recover(directory: Path, send: Send) -> None:
     for path in sorted(directory.glob("*.jsonl")):
         with _abandoned(path) as content:
             if content is not None:
-                entries = list(_entries(content))
+                entries = list(_entries(path, content))
                 open_holds: dict[int, Entry] = {}
                 bookings = _bookings(entries, open_holds)
                 left = [(one.as_spend(unresolved=True), True) for one in open_holds.values()]
@@ -298,10 +305,18 @@ def _abandoned(path: Path) -> Iterator[bytes | None]:
         os.close(number)
 
 
-def _entries(content: bytes) -> Iterator[Entry]:
+def _entries(path: Path, content: bytes) -> Iterator[Entry]:
     """Return the entries of a journal; a last line that was not finished was never answered."""
-    for line in content.split(b"\n")[:-1]:
-        yield Entry(*json.loads(line))
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            yield Entry(*json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise LedgerError(
+                f"has a line {number} that cannot be read ({error})",
+                field="journal",
+                value=str(path),
+                remedy="mend the line, or move the file away and book what it says yourself",
+            ) from error
 
 
 def _bookings(entries: Iterable[Entry], open_holds: dict[int, Entry]) -> list[Booking]:
@@ -312,7 +327,7 @@ def _bookings(entries: Iterable[Entry], open_holds: dict[int, Entry]) -> list[Bo
             open_holds[entry.id] = entry
         elif entry.kind == "spend":
             found.append((entry.as_spend(), False))
-        elif entry.id < IDS_FROM:
+        elif entry.kind == "end":
             end = End(entry.id, entry.ending, entry.nanos, again=True, within_lease=True)
             found.append((end, False))
         else:

@@ -56,7 +56,7 @@ def _with_journal(beginning: Beginning) -> BudgetEngine:
     directory = directory_of(beginning.journal_directory, beginning.url)
     engine.journal = Journal(directory, engine.carry_out, make_ready)
     try:
-        engine.journal.begin()
+        engine.journal.book()
     except BaseException:
         engine.close()
         database.close()
