@@ -41,7 +41,9 @@ SCOPES = {
 }
 """The budgets of the model, and the period of each."""
 
-cents = st.integers(0, 120)
+cents = st.integers(0, 12).map(lambda dimes: 10 * dimes)
+"""So coarse that what is exactly left is asked for often."""
+limits = st.integers(0, 30).map(lambda dimes: 10 * dimes)
 priorities = st.sampled_from(["normal", "normal", CRITICAL])
 payers = st.tuples(st.booleans(), st.booleans(), st.booleans())
 
@@ -60,7 +62,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.turn = 0
         self.spent = 0
 
-    @initialize(limits=st.lists(st.integers(50, 400), min_size=4, max_size=4))
+    @initialize(limits=st.lists(limits, min_size=4, max_size=4))
     def open(self, limits: list[int]) -> None:
         """Begin with four budgets of four kinds of period."""
         ledger = open_ledger(self.url)
@@ -134,7 +136,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.spent += 1
         self.model.spend(f"spent {self.spent}", names, cost * CENT, self._now())
 
-    @rule(scope=st.sampled_from(sorted(SCOPES)), limit=st.integers(0, 400))
+    @rule(scope=st.sampled_from(sorted(SCOPES)), limit=limits)
     def change_limit(self, scope: str, limit: int) -> None:
         """Give a budget another limit, below what is used too."""
         self._set(scope, SCOPES[scope], limit * CENT)
