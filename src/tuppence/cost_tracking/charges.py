@@ -7,7 +7,8 @@ rows that a booking locks, in sorted order: it cannot deadlock with those who ho
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from itertools import chain
+from operator import itemgetter
 
 from tuppence.core.admission import NORMAL, Tally
 from tuppence.core.attribution import Attribution
@@ -19,6 +20,7 @@ from tuppence.cost_tracking.budgets import (
     hold_budgets,
 )
 from tuppence.cost_tracking.counters import (
+    NOTHING,
     Booked,
     Crossing,
     Key,
@@ -33,14 +35,8 @@ from tuppence.cost_tracking.directory import Directory
 from tuppence.cost_tracking.measures import Measures
 from tuppence.storage.database import Transaction
 
-
-class _Charge(NamedTuple):
-    """A row of the usage log, as budgets see it."""
-
-    occurred_at_micros: int
-    attribution: Attribution
-    cost_nanos: int
-    request_count: int
+_Charge = tuple[int, Attribution, Measures]
+"""When, who, and what of it counts."""
 
 
 class Charges:
@@ -69,7 +65,7 @@ class Charges:
         self._directory.refresh(tx)
         if self._directory.version == 0:  # there never was a budget
             return
-        sums = self._sums(tx, sorted(self._charges(dictionary)))
+        sums = self._sums(tx, list(self._charges(dictionary)))
         if sums:
             self._move(tx, sums)
 
@@ -77,36 +73,36 @@ class Charges:
         for rows in self._rows:
             for row in rows:
                 if not row.governed:
-                    cost, requests = row.measures.cost_nanos, row.measures.request_count
-                    yield _Charge(row.occurred_at_micros, row.attribution, cost, requests)
-        for numbered in self._corrections:
-            occurred_at, attribution_ref, session_ref, *_ = numbered
-            measures = Measures(*numbered[MEASURES])
+                    yield row.occurred_at_micros, row.attribution, row.measures
+        for correction in self._corrections:
+            occurred_at, attribution_ref, session_ref, *_ = correction
             attribution = dictionary.attribution_of(attribution_ref, session_ref)
-            yield _Charge(occurred_at, attribution, measures.cost_nanos, measures.request_count)
+            yield occurred_at, attribution, Measures(*correction[MEASURES])
 
     def _sums(self, tx: Transaction, charges: Sequence[_Charge]) -> dict[Key, Booked]:
-        """Return what is booked by counter; charges come in order of time."""
         directory = self._directory
-        covering = self._covering(tx, {charge.attribution for charge in charges})
+        covering = self._covering(tx, {attribution for _, attribution, _ in charges})
+        covered = [charge for charge in charges if charge[1] in covering]
+        covered.sort(key=itemgetter(0))  # the directory remembers the last period
         sums: dict[Key, Booked] = {}
-        for occurred_at, attribution, cost, requests in charges:
+        for occurred_at, attribution, measures in covered:
+            cost, requests = measures.cost_nanos, measures.request_count
             for budget in covering[attribution]:
                 key = directory.key_at(budget, occurred_at)
-                before = sums.get(key)
-                if before is None:
-                    self._budgets[key] = budget
-                    sums[key] = Booked(cost, requests)
-                else:
-                    sums[key] = Booked(before[0] + cost, before[1] + requests)
+                self._budgets[key] = budget
+                before = sums.get(key, NOTHING)
+                sums[key] = Booked(before.cost_nanos + cost, before.request_count + requests)
         return {key: booked for key, booked in sums.items() if any(booked)}
 
     def _covering(
         self, tx: Transaction, attributions: Iterable[Attribution]
     ) -> dict[Attribution, list[Budget]]:
+        """Return the budgets of those attributions that any budget covers."""
         scopes = {attribution: scopes_of(attribution) for attribution in attributions}
-        self._directory.learn(tx, {scope for some in scopes.values() for scope in some})
-        return {one: self._directory.covering(tx, some) for one, some in scopes.items()}
+        directory = self._directory
+        directory.learn(tx, set(chain.from_iterable(scopes.values())))
+        found = {one: directory.covering(tx, some) for one, some in scopes.items()}
+        return {one: budgets for one, budgets in found.items() if budgets}
 
     def _move(self, tx: Transaction, sums: Mapping[Key, Booked]) -> None:
         latest = self._latest(sums)
