@@ -71,7 +71,10 @@ class CostTrackingService:
         """Book one call, durably, and return its row.
 
         The same idempotency key or response id with the same arguments returns the row that is
-        there. Raises InvalidUsage, InvalidInput, IdempotencyConflict; then nothing was written.
+        there. `hold_id` names the hold that pays for the call: its settlement counts against
+        budgets, and the call does not count again.
+
+        Raises InvalidUsage, InvalidInput, IdempotencyConflict; then nothing was written.
         """
         return self._log(self._call(usage))[0]
 
@@ -139,7 +142,10 @@ class CostTrackingService:
         critical_threshold: float | None = None,
         time_zone: str = "UTC",
     ) -> CostBudget:
-        """Create the monthly budget of a team, project or user; an existing one gets the new limit.
+        """Create the monthly budget of an entity; an existing one gets the new limit.
+
+        `entity_type` is organisation ("default" for all calls), team, project, user, session,
+        agent or tag. The budget begins with what its month has seen.
 
         Raises InvalidMoney for a limit that is no amount, InvalidInput for an unknown entity type.
         """
