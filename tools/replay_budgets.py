@@ -1,4 +1,4 @@
-"""Replay real traffic against budgets that run out: is anything overspent, refused in vain?
+"""Replay real traffic against budgets that run out: what is overspent, what is refused in vain.
 
     python tools/replay_budgets.py ../shared/data [--database URL] [--scenario NAME ...]
 
@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 from tuppence.budget.calls import CallWish
@@ -95,16 +96,16 @@ class Outcome:
     cut_short: int = 0
     """Granted with a `max_tokens` below what the answer would have had."""
     waited_seconds: list[float] = field(default_factory=list)
-    spent_nanos: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    """By period."""
-    running_nanos: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    forgone_nanos: dict[int, int] = field(default_factory=lambda: defaultdict(int))
+    spent_nanos: int = 0
+    running_nanos: int = 0
+    """What the calls in flight will really cost."""
+    forgone_nanos: int = 0
+    """What the calls that were refused in vain, all together, would have cost."""
 
     @property
     def overdraft(self) -> float:
-        """The most that a period was overspent, as a share of the limit."""
-        most = max(self.spent_nanos.values(), default=0)
-        return max(most - self.limit_nanos, 0) / self.limit_nanos
+        """What was spent beyond the limit, as a share of it."""
+        return max(self.spent_nanos - self.limit_nanos, 0) / self.limit_nanos
 
     @property
     def of_refusals(self) -> float:
@@ -123,8 +124,8 @@ class Outcome:
 
     @property
     def used(self) -> float:
-        """What was spent of the limit, in the fullest period."""
-        return max(self.spent_nanos.values(), default=0) / self.limit_nanos
+        """What was spent, as a share of the limit."""
+        return self.spent_nanos / self.limit_nanos
 
     @property
     def mean_wait(self) -> float:
@@ -141,30 +142,35 @@ class _Asked:
     arrived_at: float
     hold_id: int = 0
     cost_nanos: int = 0
-    period: int = 0
 
 
 class Replay:
     """One trace against one budget, in simulated time."""
 
     def __init__(
-        self,
-        throttler: BudgetThrottler,
-        clock: Clock,
-        scenario: Scenario,
-        limit_nanos: int,
-        period_seconds: float = 0.0,
+        self, throttler: BudgetThrottler, clock: Clock, scenario: Scenario, limit_nanos: int
     ) -> None:
         self._throttler = throttler
         self._clock = clock
         self._scenario = scenario
-        self._period_seconds = period_seconds
         self._book = load_price_book()
         self._waiting: dict[int, _Asked] = {}
         self._events: list[tuple[float, int, str, _Asked | None]] = []
         self._numbers = itertools.count()
         self._ended = 0
         self.outcome = Outcome(limit_nanos)
+
+    def learn(self, history: Sequence[Traced]) -> None:
+        """Make calls that no budget covers, one after the other."""
+        for call in history:
+            wish = self._wish(call)
+            hold = self._throttler.hold(wish.upper_bound, **wish.amounts)
+            hold.settle(Decimal(cost_of(self._book, call)).scaleb(-9))
+
+    def spend(self, nanos: int) -> None:
+        """Spend of the budget before the first call."""
+        self._throttler.record_usage(Decimal(nanos).scaleb(-9))
+        self.outcome.spent_nanos += nanos
 
     def run(self, calls: Iterable[Traced]) -> Outcome:
         """Let all calls ask at their time and return what became of them."""
@@ -228,7 +234,7 @@ class Replay:
             self._waiting.pop(asked.hold_id, None)
             self._refuse(asked)
         elif not isinstance(answer, Waiting):
-            raise AssertionError(answer)
+            raise TypeError(answer)
         elif asked.hold_id not in self._waiting:
             self._waiting[asked.hold_id] = asked
             self._push(self._clock.seconds + self._scenario.wait_seconds, "gives up", asked)
@@ -239,8 +245,7 @@ class Replay:
         self.outcome.granted += 1
         self.outcome.cut_short += usage.output_tokens > allowed
         asked.cost_nanos = self._cost(asked.traced, min(usage.output_tokens, allowed))
-        asked.period = granted.amounts[0][0][1]
-        self.outcome.running_nanos[asked.period] += asked.cost_nanos
+        self.outcome.running_nanos += asked.cost_nanos
         self.outcome.waited_seconds.append(self._clock.seconds - asked.arrived_at)
         self._push(self._clock.seconds + asked.traced.seconds, "ends", asked)
 
@@ -248,8 +253,8 @@ class Replay:
         self._throttler.engine.perform(
             End(asked.hold_id, "settled", asked.cost_nanos, within_lease=True)
         )
-        self.outcome.running_nanos[asked.period] -= asked.cost_nanos
-        self.outcome.spent_nanos[asked.period] += asked.cost_nanos
+        self.outcome.running_nanos -= asked.cost_nanos
+        self.outcome.spent_nanos += asked.cost_nanos
         self._ended += 1
         if self._scenario.mode == "expected" and self._ended % CALLS_PER_REFRESH == 0:
             self._throttler.expectations.refresh()
@@ -257,21 +262,12 @@ class Replay:
     def _refuse(self, asked: _Asked) -> None:
         outcome = self.outcome
         outcome.refused += 1
-        period = self._period_now()
         cost = self._cost(asked.traced, asked.traced.usage.output_tokens)
-        real = outcome.spent_nanos[period] + outcome.running_nanos[period]
+        real = outcome.spent_nanos + outcome.running_nanos
         outcome.would_fit += real + cost <= outcome.limit_nanos
-        if real + outcome.forgone_nanos[period] + cost <= outcome.limit_nanos:
+        if real + outcome.forgone_nanos + cost <= outcome.limit_nanos:
             outcome.would_fit_together += 1
-            outcome.forgone_nanos[period] += cost
-
-    def _period_now(self) -> int:
-        now = self._clock.micros()
-        if self._period_seconds:
-            length = int(self._period_seconds * 1_000_000)
-            return now // length * length
-        first = NOON.replace(day=1, hour=0)
-        return int(first.timestamp()) * 1_000_000
+            outcome.forgone_nanos += cost
 
     def _cost(self, call: Traced, output_tokens: int) -> int:
         return cost_of(self._book, call, output_tokens)
@@ -305,39 +301,47 @@ class Clock:
         """Return the moment."""
         return NOON + timedelta(seconds=self.seconds)
 
-    def micros(self) -> int:
-        """Return the moment in microseconds since 1970."""
-        return round((self() - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)
-
 
 def replay(
     calls: Sequence[Traced],
     scenario: Scenario,
     limit_nanos: int,
     database_url: str,
-    period: str = "month",
+    *,
+    history: Sequence[Traced] = (),
+    spent_nanos: int = 0,
 ) -> Outcome:
-    """Run one scenario with one budget on an empty database."""
+    """Run one scenario with one monthly budget on an empty database.
+
+    `history` are calls before the budget was set, `spent_nanos` is what was spent of it before: so
+    the end of a budget can be looked at without all that comes before it.
+    """
     clock = Clock()
-    with Ledger.open(database_url, now=clock) as ledger:
-        ledger.create_budget(
-            NewBudget(
-                "organisation",
-                "default",
-                limit_nanos,
-                period=period,
-                mode=scenario.mode,
-                overdraft_share=scenario.overdraft_share,
-            ),
-            by="replay",
-        )
     throttler = BudgetThrottler(database_url=database_url, redis_url="", now=clock)
     try:
         throttler.expectations.close()  # no reading in between: the same result each time
-        seconds = {"month": 0.0, "hour": 3_600.0, "day": 86_400.0}[period]
-        return Replay(throttler, clock, scenario, limit_nanos, seconds).run(calls)
+        run = Replay(throttler, clock, scenario, limit_nanos)
+        run.learn(history)
+        set_budget_of(throttler, clock, scenario, limit_nanos)
+        throttler.expectations.refresh()
+        run.spend(spent_nanos)
+        return run.run(calls)
     finally:
         throttler.close()
+
+
+def set_budget_of(
+    throttler: BudgetThrottler, clock: Clock, scenario: Scenario, limit_nanos: int
+) -> None:
+    """Set the budget that is replayed against."""
+    budget = NewBudget(
+        "organisation",
+        "default",
+        limit_nanos,
+        mode=scenario.mode,
+        overdraft_share=scenario.overdraft_share,
+    )
+    Ledger(throttler.database, now=clock).create_budget(budget, by="replay")
 
 
 def cost_of(book: PriceBook, call: Traced, output_tokens: int | None = None) -> int:
@@ -370,12 +374,12 @@ def azure_code(data: Path, model: str = "claude-sonnet-5-5") -> list[Traced]:
 
 
 def claude_code(
-    data: Path, *, real_time: bool = False, start_every: float = 20.0, longest_pause: float = 60.0
+    data: Path, *, start_every: float = 20.0, longest_pause: float = 60.0
 ) -> list[Traced]:
     """Return sessions of Claude Code: one call per message and request, the row of most output.
 
     The sessions start shortly after each other and people think no longer than a minute, so that
-    many run at once; in real time they are spread over six weeks.
+    many run at once, where the trace spreads them over six weeks.
     """
     sessions: dict[str, list[tuple[datetime, Traced]]] = defaultdict(list)
     for row in _answers(data / "traces" / "claude-code-usage.jsonl.xz"):
@@ -384,15 +388,13 @@ def claude_code(
         for part in read_usage(message["usage"], message["model"]):
             sessions[row["sessionId"]].append((at, Traced(0.0, part.model, part.usage)))
     found = []
-    first = min(at for calls in sessions.values() for at, _ in calls).replace(minute=0)
     for number, session in enumerate(sessions.values()):
         session.sort(key=lambda timed: timed[0])
         clock, before = number * start_every, session[0][0]
         for at, call in session:
             clock += min((at - before).total_seconds(), longest_pause)
             before = at
-            seconds = (at - first).total_seconds() if real_time else clock
-            found.append(Traced(seconds, call.model, call.usage))
+            found.append(Traced(clock, call.model, call.usage))
     return sorted(found, key=lambda call: call.at_seconds)
 
 
@@ -445,7 +447,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--database", help="the URL of an empty database; SQLite files by default")
-    parser.add_argument("--trace", choices=("azure", "claude", "claude-hours"), action="append")
+    parser.add_argument("--trace", choices=("azure", "claude"), action="append")
     parser.add_argument("--share", type=float, action="append")
     parser.add_argument("--scenario", action="append", choices=[one.name for one in SCENARIOS])
     given = parser.parse_args()
