@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import threading
 import time
@@ -21,8 +22,10 @@ from tests.integration.budget_audit import (
     told,
 )
 from tests.postgresql import PostgresqlServer
+from tuppence.budget.holds import hold_id_of
+from tuppence.budget.requests import End, Ending
 from tuppence.budget.throttler import BudgetThrottler
-from tuppence.errors import DatabaseUnreachable
+from tuppence.errors import DatabaseUnreachable, HoldAlreadyEnded
 from tuppence.storage import sqlite as sqlite_storage
 
 RECOVERY_SECONDS = 5.0
@@ -141,6 +144,38 @@ def test_a_hold_is_refused_at_once_while_the_server_is_away(
         throttler.hold("0.01").settle("0.01")
     settled = [row for row in read_books(own_url).rows.values() if row.state == "settled"]
     assert [row.settled_nanos for row in settled] == [10_000_000] * 2
+
+
+def test_a_server_that_does_not_answer_is_given_two_seconds() -> None:
+    """A server that accepts connections and then says nothing is told as unreachable soon."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnreachable):
+            BudgetThrottler(
+                None, database_url=f"postgresql://127.0.0.1:{silent.getsockname()[1]}/x"
+            )
+        assert time.monotonic() - began < 2 * REFUSAL_SECONDS
+
+
+def test_an_attempt_that_was_carried_out_is_not_repeated(database_url: str) -> None:
+    """Ending a hold again as after an unknown outcome changes nothing; otherwise is an error."""
+    make_budgets(database_url)
+    with closing(BudgetThrottler(None, database_url=database_url)) as throttler:
+        endings: list[tuple[Ending, int]] = [("settled", 5), ("released", 0), ("resolved", 7)]
+        for ending, amount in endings:
+            hold = throttler.hold("0.01")
+            number = hold_id_of(hold.id)
+            if ending == "resolved":
+                throttler.engine.perform(End(number, "unresolved"))
+            for again in (False, True, True):
+                throttler.engine.perform(End(number, ending, amount, again=again))
+            with pytest.raises(HoldAlreadyEnded):
+                throttler.engine.perform(End(number, ending, amount + 1, again=True))
+    books = read_books(database_url)
+    assert sorted(row.settled_nanos or 0 for row in books.rows.values()) == [0, 5, 7]
+    assert books.counters == books.expected
 
 
 def test_a_settlement_waits_for_a_server_that_starts_again(
