@@ -17,7 +17,7 @@ TuppenceError
 ├── HoldError                             a hold cannot be ended as asked; nothing was changed
 │   ├── UnknownHold
 │   ├── HoldAlreadyEnded                  it was settled or released before
-│   └── HoldExpired                       its lease ran out; it is unresolved until its cost is known
+│   └── HoldExpired                       its lease ran out; it is unresolved until resolved
 ├── UnknownPrice                          a price was asked for that no book holds
 └── LedgerError                           the database cannot be used; CLI exit code 1
     ├── DatabaseUnreachable

@@ -190,17 +190,11 @@ class Batch:
             return refusals.unknown_hold(request.hold_id)
         if request.ending == "withdrawn":
             return self._withdraw(hold)
-        refunded = 0
-        if request.ending == "refund":
-            books.write_new_holds()  # another refund of it may be in this batch
-            if request.again and read_holds(books.tx, [request.refund_id]):
-                return Ended(request.refund_id, request.amount_nanos)
-            refunded = refunded_nanos(books.tx, hold.id)
-        problem = refusals.cannot_end(hold, request, books.now, refunded)
-        if problem is not None:
-            return problem
         if request.ending == "refund":
             return self._refund(hold, request)
+        problem = refusals.cannot_end(hold, request, books.now)
+        if problem is not None:
+            return problem
         if hold.state in ("settled", "released") or hold.state == request.ending == "unresolved":
             return Ended(hold.id, hold.settled_nanos or 0)  # by an attempt before this one
         late = hold.state == "unresolved" and request.ending in ("settled", "released")
@@ -208,9 +202,15 @@ class Batch:
         return Ended(hold.id, request.amount_nanos)
 
     def _refund(self, hold: HoldRow, request: End) -> Answer:
-        amount, now = request.amount_nanos, self._books.now
+        books, amount, now = self._books, request.amount_nanos, self._books.now
+        books.write_new_holds()  # another refund of it may be in this batch
+        if request.again and read_holds(books.tx, [request.refund_id]):
+            return Ended(request.refund_id, amount)
+        problem = refusals.cannot_refund(hold, amount, refunded_nanos(books.tx, hold.id))
+        if problem is not None:
+            return problem
         for key, _ in hold.amounts:
-            self._books.move(key, hold.priority, used=-amount)
+            books.move(key, hold.priority, used=-amount)
         refund = HoldRow(
             request.refund_id,
             "refund",

@@ -18,6 +18,9 @@ from tuppence.errors import HoldAlreadyEnded, InvalidInput
 HOLD_ID = re.compile(r"h([0-9a-f]{1,15})")
 
 
+HOLD_ID = re.compile(r"h([0-9a-f]{1,16})")
+
+
 class _HeldMoney:
     """What a hold is, whichever way it is waited for."""
 
@@ -154,14 +157,10 @@ def lease_micros(seconds: float) -> int:
 
 def hold_id_of(name: str) -> int:
     """Return the number of a hold's id; raise InvalidInput for what is none."""
-    try:
-        if not name.startswith("h"):
-            raise ValueError(name)
-        number = int(name[1:], 16)
-        if not 0 < number < 2**63:
-            raise ValueError(name)
-    except (ValueError, AttributeError):
+    found = HOLD_ID.fullmatch(str(name))
+    number = int(found[1], 16) if found else 0
+    if not 0 < number < 2**63:
         raise InvalidInput(
             "is not the id of a hold", field="hold", value=name, remedy="give an id as h100000002"
-        ) from None
+        )
     return number

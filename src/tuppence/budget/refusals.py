@@ -109,15 +109,15 @@ def unknown_hold(hold_id: int) -> UnknownHold:
 
 
 def cannot_end(
-    hold: HoldRow, request: End, now_micros: int, refunded_nanos: int = 0
-) -> HoldAlreadyEnded | HoldExpired | UnknownHold | InvalidInput | None:
+    hold: HoldRow, request: End, now_micros: int
+) -> HoldAlreadyEnded | HoldExpired | UnknownHold | None:
     """Return why a hold cannot be ended so, None where it can."""
     name, state = hold_name(hold.id), hold.state
-    if request.ending == "refund":
-        return _cannot_refund(hold, request, refunded_nanos)
     becomes = "settled" if request.ending == "resolved" else request.ending
     same = (state, hold.settled_nanos) == (becomes, request.amount_nanos)
-    if state in ("settled", "released") and not (request.again and same):
+    if request.again and same:
+        return None
+    if state in ("settled", "released"):
         cost = "" if state == "released" else f" at {format_dollars(hold.settled_nanos or 0)}"
         return HoldAlreadyEnded(
             f"was {state}{cost} before; nothing was changed",
@@ -129,10 +129,9 @@ def cannot_end(
         return unknown_hold(hold.id)
     if request.ending == "resolved":
         return None if state == "unresolved" else _not_unresolved(name)
-    if request.within_lease and request.ending in ("settled", "released"):
-        return None
+    in_time = request.within_lease and request.ending in ("settled", "released")
     expired = state == "held" and hold.expires_at_micros < now_micros
-    if (state == "unresolved" or expired) and request.ending != "unresolved":
+    if (state == "unresolved" or expired) and request.ending != "unresolved" and not in_time:
         return HoldExpired(
             f"is unresolved: its lease ran out at {_moment(hold.expires_at_micros)} or it was "
             f"abandoned, and it counts at {format_dollars(hold.bound_nanos)}",
@@ -143,9 +142,10 @@ def cannot_end(
     return None
 
 
-def _cannot_refund(
-    hold: HoldRow, request: End, refunded_nanos: int
+def cannot_refund(
+    hold: HoldRow, amount_nanos: int, refunded_nanos: int
 ) -> InvalidInput | HoldAlreadyEnded | None:
+    """Return why so much cannot be refunded of a hold, None where it can."""
     left = (hold.settled_nanos or 0) - refunded_nanos
     if hold.state != "settled":
         return HoldAlreadyEnded(
@@ -154,11 +154,11 @@ def _cannot_refund(
             value=hold_name(hold.id),
             remedy="refund what was settled",
         )
-    if request.amount_nanos > left:
+    if amount_nanos > left:
         return InvalidInput(
             f"is more than the {format_dollars(left)} that is left of what was settled",
             field="amount",
-            value=format_dollars(request.amount_nanos),
+            value=format_dollars(amount_nanos),
             remedy="refund at most that",
         )
     return None
