@@ -87,11 +87,16 @@ class Claims:
         """Return a call in flight, None where it has its own hold or has ended."""
         return self._by_hold.get(hold_id)
 
-    def join(self, slice_id: int, set_name: str, until_micros: int) -> None:
-        """Remember that the database counts this process among those on a slice."""
+    def join(self, slice_id: int, set_name: str, until_micros: int) -> bool:
+        """Remember that the database counts this process among those on a slice.
+
+        Return False where that was remembered before.
+        """
         with self._lock:
-            if slice_id not in self._memberships:
-                self._memberships[slice_id] = Membership(slice_id, set_name, until_micros)
+            if slice_id in self._memberships:
+                return False
+            self._memberships[slice_id] = Membership(slice_id, set_name, until_micros)
+            return True
 
     def add(self, claim: Claim) -> bool:
         """Remember a call; return False where the process is not, or no more, on its slice."""

@@ -196,7 +196,7 @@ class SharedBudgetEngine(BudgetEngine):
         if granted is None:
             with suppress(SliceEndedError):
                 self.perform(Join(taken.slice_id))
-                self._claims.join(taken.slice_id, set_name(cover.keys), taken.until_micros)
+                self._joined(cover, taken)
                 granted = self._accept(request, cover, taken)
         if granted is None:
             self._drop(request, cover, taken)
@@ -209,11 +209,17 @@ class SharedBudgetEngine(BudgetEngine):
         if granted is None:
             with suppress(SliceEndedError):
                 await self.perform_async(Join(taken.slice_id))
-                self._claims.join(taken.slice_id, set_name(cover.keys), taken.until_micros)
+                self._joined(cover, taken)
                 granted = self._accept(request, cover, taken)
         if granted is None:
             self._drop(request, cover, taken)
         return granted
+
+    def _joined(self, cover: Cover, taken: Taken) -> None:
+        """Remember the slice; where another thread has joined it too, the process counts once."""
+        name = set_name(cover.keys)
+        if not self._claims.join(taken.slice_id, name, taken.until_micros):
+            self._group.submit_later(Leave(taken.slice_id))
 
     def _draw(self, request: Reserve, taken: Taken) -> Reserve:
         """Return the request for a slice; what was too little goes back to the budgets first."""
