@@ -416,6 +416,23 @@ def test_raises_that_make_no_sense(ledger: Ledger, amount: int) -> None:
     assert len(ledger.budget_changes()) == 1
 
 
+def test_another_time_zone_loses_nothing(database_url: str) -> None:
+    """What was booked while a budget had another time zone, or without a booking, counts."""
+    with (
+        opened(database_url) as ledger,
+        closing(BudgetThrottler(database_url=database_url, now=lambda: NOON)) as throttler,
+    ):
+        new = _budget("team", "red")
+        budget = ledger.create_budget(new)
+        throttler.record_usage("0.04", priority="high", team_id="red")
+        cost = 40_000_000
+        for zone in ("Asia/Taipei", "UTC", "Asia/Taipei"):
+            ledger.book([call()])
+            cost += plain_sum([call()]).cost_nanos
+            budget = ledger.create_budget(new._replace(time_zone=zone))
+            assert _used(ledger, budget)[0] == cost
+
+
 def test_a_budget_that_is_set_again_alike_is_left_alone(ledger: Ledger) -> None:
     """Each process that starts says what its budget is: that is no change, and not on record."""
     first = ledger.create_budget(_budget("team", "red"))

@@ -26,6 +26,7 @@ from tuppence.cost_tracking.budgets import (
     Budget,
     NewBudget,
     all_budgets,
+    budgets_of,
     check_limit,
     check_raise,
     raise_limit,
@@ -170,14 +171,38 @@ def create_budget(tx: Transaction, new: NewBudget, *, at: datetime, by: str) -> 
 
     They begin here and not with the next call, which may be in a hurry.
     """
+    before = {one.id: one for one in budgets_of(tx, (new.entity_type, new.entity_id))}
     budget = set_budget(tx, new, at=at, by=by)
+    old = before.get(budget.id, budget)
     last = key_at(budget, to_micros(at))
+    if key_at(old, to_micros(at)) != last:
+        _change_periods(tx, old, budget, to_micros(at))
     starts = [last[1]]
     if budget.period == "rolling":
         size = bucket_micros(budget.window_seconds)
         starts += range(last[1] - size, window_start(budget, last), -size)
     load_counters(tx, {(budget.id, start): budget for start in starts})
     return budget
+
+
+def _change_periods(tx: Transaction, old: Budget, new: Budget, micros: int) -> None:
+    """Begin the counters of other months anew, where a budget has moved to another time zone.
+
+    What is used beyond what the ledger knows (holds, spending without a booking) goes along.
+    """
+    old_key, key = key_at(old, micros), key_at(new, micros)
+    tally = load_counters(tx, {old_key: old})[old_key]
+    known = _first_tally(tx, old, old_key[1], NOTHING)
+    tx.execute(
+        "DELETE FROM budget_counters WHERE budget_ref = ? AND held_nanos = 0 "
+        "AND unresolved_nanos = 0",  # the end of a hold needs its counter
+        (new.id,),
+    )
+    fresh = load_counters(tx, {key: new})[key]
+    for rank, (used, booked) in enumerate(zip(tally.used_nanos, known.used_nanos, strict=True)):
+        fresh.used_nanos[rank] += max(used - booked, 0)
+    fresh.raised_nanos = tally.raised_nanos
+    save_counters(tx, {key: fresh})
 
 
 def raise_for_good(
