@@ -16,14 +16,23 @@ as_root() {
 
 install_with_apt() {
     # Debian would create and start a cluster at once. The drop-in is read by its packaging only
-    # and leaves an administrator's own createcluster.conf as it is. Of Redis the tools alone hold
-    # the server's program; the package redis-server would start a service too.
+    # and leaves an administrator's own createcluster.conf as it is.
     as_root mkdir -p /etc/postgresql-common/createcluster.d
     echo 'create_main_cluster = false' |
         as_root tee /etc/postgresql-common/createcluster.d/tuppence-tests.conf >/dev/null
     as_root apt-get -qq update </dev/null
     as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get -qq install -y --no-install-recommends postgresql redis-tools </dev/null
+        apt-get -qq install -y --no-install-recommends postgresql </dev/null
+    command -v redis-server >/dev/null || install_redis_with_apt
+}
+
+# Debian would start a service at once, and at each boot; a masked one is only installed.
+install_redis_with_apt() {
+    unit=/etc/systemd/system/redis-server.service
+    as_root mkdir -p "${unit%/*}"
+    as_root ln -sf /dev/null "$unit"
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install -y --no-install-recommends redis-server </dev/null
 }
 
 echo "Installing PostgreSQL and Redis, which the tests run against"
