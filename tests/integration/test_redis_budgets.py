@@ -316,6 +316,7 @@ def test_coroutines_share_too(database_url: str, redis_server: RedisServer) -> N
     """Many coroutines at once get exactly what fits."""
 
     async def race() -> int:
+        """Hold, settle, and count."""
         throttler = AsyncBudgetThrottler(5.0, database_url=database_url, redis_url=redis_server.url)
         try:
             attempts = [throttler.hold("0.10") for _ in range(250)]
