@@ -34,7 +34,7 @@ from tuppence.budget.refusals import hold_name
 from tuppence.budget.requests import End, Granted, Reserve, Spend
 from tuppence.budget.scopes import Payer, encode_scopes, scopes_of
 from tuppence.budget.tiers import suggested_model
-from tuppence.core.admission import PRIORITIES, Mode
+from tuppence.core.admission import ENFORCED, PRIORITIES, Fit, Mode, fit
 from tuppence.core.money import Money, to_nanos
 from tuppence.cost_tracking.budgets import NewBudget, Scope
 from tuppence.cost_tracking.directory import Directory
@@ -147,7 +147,7 @@ class BudgetThrottler:
                 reason=self._translate("no budget covers the call"),
                 state="normal",
             )
-        where = max(landings, key=_fullness)
+        where = max(landings, key=lambda one: _urgency(one, cost, rank))
         suggestion = ""
         if where.state in ("critical", "exceeded"):
             suggestion = suggested_model(self._tiers, model)
@@ -467,9 +467,12 @@ def rank_of(priority: str) -> int:
         ) from None
 
 
-def _fullness(where: Landing) -> tuple[bool, bool, float]:
-    enforced = where.budget.terms.mode in ("strict", "expected")
-    return where.budget.terms.paused, enforced and where.state == "exceeded", where.share
+def _urgency(where: Landing, cost: int, rank: int) -> tuple[bool, bool, bool, float]:
+    """Order budgets by what they have to say: one that refuses comes before a fuller one."""
+    terms = where.budget.terms
+    enforced = terms.mode in ENFORCED
+    refuses = enforced and fit(terms, where.tally, cost, rank) is not Fit.FITS
+    return terms.paused, refuses, enforced and where.state == "exceeded", where.share
 
 
 def _scope_text(scopes: tuple[Scope, ...], model: str) -> str:
