@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from multiprocessing.connection import Connection, wait
 from multiprocessing.synchronize import Barrier
 from threading import BrokenBarrierError
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tuppence.budget.throttler import BudgetThrottler
 from tuppence.core.periods import to_micros
@@ -29,6 +29,8 @@ from tuppence.errors import BudgetExceeded, InvalidInput, LedgerError, TuppenceE
 from tuppence.storage.database import Transaction
 from tuppence.storage.opening import open_database
 
+READY = 0
+"""What a process says before a round; after it, how many of its calls were granted."""
 START_WITHIN_SECONDS = 120.0
 """How long processes wait for each other before they start."""
 
@@ -150,7 +152,7 @@ def run_race(race: Race, on_decided: Callable[[int], object] = lambda _: None) -
     ):
         for name in names:
             began = _start_together(start, results)
-            granted = _gather(race, results, on_decided)
+            granted = _gather(results, lambda: on_decided(race.threads))
             seconds = time.perf_counter() - began
             rounds.append(Round(granted, database.read(_counted, name), seconds))
     return Outcome(race, tuple(rounds))
@@ -163,19 +165,17 @@ def _started(race: Race, names: Sequence[str]) -> Iterator[tuple[Barrier, list[C
     start = context.Barrier(race.processes + 1)
     results: list[Connection] = []
     processes = []
-    # Ctrl-C reaches all processes of a terminal; only this one shall hear it, and end the others.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        for _ in range(race.processes):
-            ours, theirs = context.Pipe(duplex=False)
-            results.append(ours)
-            process = context.Process(
-                target=_run_process, args=(race, names, start, theirs), daemon=True
-            )
-            process.start()
-            processes.append(process)
-            theirs.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        with _uninterrupted():
+            for _ in range(race.processes):
+                ours, theirs = context.Pipe(duplex=False)
+                results.append(ours)
+                process = context.Process(
+                    target=_run_process, args=(race, names, start, theirs), daemon=True
+                )
+                process.start()
+                processes.append(process)
+                theirs.close()
         yield start, results
         for process in processes:
             process.join()
@@ -186,31 +186,42 @@ def _started(race: Race, names: Sequence[str]) -> Iterator[tuple[Barrier, list[C
             process.close()
         for connection in results:
             connection.close()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until the block is over; processes that are started in it never hear it.
+
+    It reaches all processes of a terminal: the first one ends the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_together(start: Barrier, results: Sequence[Connection]) -> float:
-    try:
+    """Let all processes start once each has said that it is there; return when it was."""
+    _gather(results)
+    with _uninterrupted():  # a barrier that is left half-way fails in other ways
         start.wait(START_WITHIN_SECONDS)
-    except BrokenBarrierError:
-        raise _reason(results) from None
     return time.perf_counter()
 
 
-def _gather(race: Race, results: Sequence[Connection], on_decided: Callable[[int], object]) -> int:
-    granted = 0
-    missing = list(results)
+def _gather(results: Sequence[Connection], on_result: Callable[[], object] = lambda: None) -> int:
+    """Wait for the next word of every process; return the sum."""
+    total = 0
+    missing: list[Any] = list(results)
     while missing:
         for connection in wait(missing):
-            if not isinstance(connection, Connection):
-                raise TypeError(connection)
-            granted += _received(connection)
+            total += _received(connection)
             missing.remove(connection)
-            on_decided(race.threads)
-    return granted
+            on_result()
+    return total
 
 
-def _received(connection: Connection) -> int:
+def _received(connection: Any) -> int:
     try:
         message = connection.recv()
     except EOFError:
@@ -218,15 +229,6 @@ def _received(connection: Connection) -> int:
     if isinstance(message, _Failure):
         raise LedgerError(**message._asdict())
     return int(message)
-
-
-def _reason(results: Sequence[Connection]) -> LedgerError:
-    """Return why the processes did not start together."""
-    for connection in wait(results, timeout=1.0):
-        if isinstance(connection, Connection):
-            with suppress(EOFError):
-                return LedgerError(**connection.recv()._asdict())
-    return _died()
 
 
 def _died() -> LedgerError:
@@ -252,9 +254,8 @@ def _run_process(race: Race, names: Sequence[str], start: Barrier, results: Conn
             _run_round(race, name, start, results)
     except TuppenceError as error:
         results.send(_Failure(error.problem, error.field, str(error.value), error.remedy))
-        start.abort()
     except BrokenBarrierError:
-        return  # another process has failed, and says why
+        return  # the process that started this one is gone
 
 
 def _run_round(race: Race, name: str, start: Barrier, results: Connection) -> None:
@@ -267,6 +268,7 @@ def _run_round(race: Race, name: str, start: Barrier, results: Connection) -> No
         attempts = [threads.submit(_attempt, throttler, call, gate) for _ in range(race.threads)]
         try:
             gate.wait()  # all threads are there
+            results.send(READY)
             start.wait(START_WITHIN_SECONDS)
             gate.wait()
         except BrokenBarrierError:

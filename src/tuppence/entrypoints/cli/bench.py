@@ -66,7 +66,7 @@ def overshoot(
     """
     limit, cost = to_nanos(budget, field="budget"), to_nanos(call, field="call")
     redis_url = _redis_url(redis) if store == "redis" else None
-    with _field(store, database) as url:
+    with _ground(store, database) as url:
         race = Race(url, limit, cost, redis_url=redis_url, **size)
         with _progress(race.rounds * race.attempts, wanted=not as_json) as on_decided:
             outcome = run_race(race, on_decided)
@@ -128,8 +128,8 @@ def draw_outcome(outcome: Outcome, store: str) -> None:
 
 
 @contextmanager
-def _field(store: str, database: str | None) -> Iterator[str]:
-    """Yield the database to race on; it leaves nothing in a ledger that others use."""
+def _ground(store: str, database: str | None) -> Iterator[str]:
+    """Yield the database to race on; the race leaves nothing in a ledger that others use."""
     url = database or (load_settings().database_url if store == "postgres" else "")
     if store != "redis" and url and _is_postgresql(url) != (store == "postgres"):
         raise InvalidInput(
