@@ -3,10 +3,11 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 # -qq: one line per step is what a newcomer should see; pip's errors are still printed.
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq install
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
-	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links pyproject.toml
+	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 UV := uv==0.13.9
 SERVERS := $(BIN)/python tests/postgresql.py >/dev/null 2>&1 && $(BIN)/python tests/redis.py >/dev/null 2>&1
 
@@ -38,19 +39,21 @@ lint: $(VENV)/installed-test ## Check style, types, docstrings and the direction
 	@echo "Checking docstrings"
 	@$(BIN)/interrogate --config pyproject.toml src compat tests
 
-bench: $(VENV)/installed-test ## Measure speed, beside comparable packages
+bench: $(VENV)/installed-test $(PEERS)/installed ## Measure speed, beside comparable packages
+	@$(SERVERS) || scripts/install_servers.sh
 	@$(BIN)/pytest tests/performance -m ""
 
 torture: $(VENV)/installed-test ## Run the long tests that kill processes and servers
 	@$(SERVERS) || scripts/install_servers.sh
 	@$(BIN)/pytest -m torture
 
-lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml
+lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml and peers.in
 	@$(INSTALL) $(UV)
 	@echo "Resolving"
-	@$(LOCK) --extra check --group build --output-file requirements/demo.txt
-	@$(LOCK) --extra check --group build --group test --group lint --group translate \
+	@$(LOCK) pyproject.toml --extra check --group build --output-file requirements/demo.txt
+	@$(LOCK) pyproject.toml --extra check --group build --group test --group lint --group translate \
 		--constraints requirements/demo.txt --output-file requirements/test.txt
+	@$(LOCK) requirements/peers.in --output-file requirements/peers.txt
 
 ddl: $(VENV)/installed-test ## Write the SQL of a new ledger from the models
 	@$(BIN)/python tools/write_ddl.py
@@ -59,7 +62,7 @@ translations: $(VENV)/installed-test ## Compile the translated texts
 	@$(BIN)/python tools/compile_translations.py
 
 clean: ## Remove the environment and everything generated
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Pins that changed start from an empty environment, so that a dropped package is really gone.
@@ -73,4 +76,12 @@ $(VENV)/installed-%: requirements/%.txt $(VENV)/created pyproject.toml compat/py
 	@echo "Installing requirements/$*.txt (about half a minute)"
 	@$(INSTALL) --require-hashes --requirement requirements/$*.txt
 	@$(INSTALL) --no-deps --no-build-isolation --editable . --editable ./compat
+	@touch $@
+
+# What budgets are measured beside; never in the environment of the project itself.
+$(PEERS)/installed: requirements/peers.txt
+	@python=$$(scripts/find_python.sh) && echo "Creating $(PEERS) with $$python" && \
+		"$$python" -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python -m pip --disable-pip-version-check --no-input -qq install \
+		--require-hashes --requirement requirements/peers.txt
 	@touch $@

@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 
 import psycopg
+import redis
 
 from tuppence.storage.sqlite import SETTINGS
 
@@ -69,3 +70,19 @@ def is_durable(url: str) -> bool:
     with psycopg.connect(url) as connection:
         settings = [connection.execute(f"SHOW {name}") for name in ("fsync", "synchronous_commit")]
         return all(row == ("on",) for row in (setting.fetchone() for setting in settings))
+
+
+RESERVE = """
+local used = tonumber(redis.call('hget', KEYS[1], 'used') or '0')
+if used + tonumber(ARGV[1]) > tonumber(ARGV[2]) then return -1 end
+redis.call('hincrby', KEYS[1], 'used', ARGV[1])
+return 1
+"""
+
+
+@contextmanager
+def bare_redis(url: str) -> Iterator[Update]:
+    """Lend the same as a script in Redis, which is not durable."""
+    with closing(redis.Redis.from_url(url)) as connection:
+        script = connection.script_load(RESERVE)
+        yield lambda: connection.evalsha(script, 1, "bare", "5", "1000000000000000")
