@@ -183,6 +183,7 @@ def test_a_cancelled_task_leaves_no_place_and_no_money(throttlers: Throttlers) -
     blocking = throttlers(1).hold(1)
 
     async def run() -> None:
+        """Wait for money, and be cancelled."""
         throttler = AsyncBudgetThrottler(
             1, database_url=throttlers.ledger.database.url, now=throttlers.clock
         )
@@ -203,6 +204,7 @@ def test_tasks_cancelled_at_any_moment_hold_nothing(throttlers: Throttlers) -> N
     """Whenever a task is cancelled, before, during or after its commit, nothing stays held."""
 
     async def run() -> None:
+        """Be cancelled at a random moment."""
         throttler = AsyncBudgetThrottler(
             1_000, database_url=throttlers.ledger.database.url, now=throttlers.clock
         )

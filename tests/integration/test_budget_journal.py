@@ -187,6 +187,7 @@ def test_coroutines_are_let_through_too(own_server: PostgresqlServer, url: str) 
     """The throttler for asyncio journals and books as the other one."""
 
     async def work() -> None:
+        """Hold and settle in a loop."""
         throttler = AsyncBudgetThrottler(None, database_url=url, when_unreachable="journal")
         own_server.crash()
         try:

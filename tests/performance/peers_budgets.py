@@ -120,6 +120,7 @@ class ShekelTool(Guard):
         """Do the same from a coroutine."""
 
         async def paid_async() -> None:
+            """Pay for one call."""
             await work()
 
         with suppress(self._refusal):
@@ -327,6 +328,7 @@ async def race_of_tasks(guard: Guard) -> int:
     made: list[None] = []
 
     async def work() -> None:
+        """Make one call among many."""
         made.append(None)
         await asyncio.sleep(CALL_SECONDS)
 

@@ -64,6 +64,7 @@ async def pairs_of_tasks(database_url: str, tasks: int) -> float:
     throttler = AsyncBudgetThrottler(LIMIT, name="tasks", database_url=database_url)
 
     async def call_after_call() -> None:
+        """Hold and settle again and again."""
         for _ in range(PAIRS // tasks):
             hold = await throttler.hold(BOUND)
             await hold.settle(COST)

@@ -102,6 +102,7 @@ def test_many_callers_of_both_kinds_get_their_own_answers(
         return [group.submit(number) for number in range(start, start + 100)]
 
     async def in_loop(start: int) -> list[int]:
+        """Submit from coroutines."""
         numbers = range(start, start + 100)
         return list(await asyncio.gather(*map(group.submit_async, numbers)))
 
@@ -201,6 +202,7 @@ def test_a_cancelled_coroutine_does_not_block_others(
     """A task that is cancelled while its commit runs leaves the others their answers."""
 
     async def run() -> list[object]:
+        """Cancel one of several."""
         tasks = [asyncio.ensure_future(group.submit_async(number)) for number in range(5)]
         await asyncio.to_thread(store.begun.acquire, timeout=WITHIN_SECONDS)
         for task in (tasks[0], tasks[3]):
@@ -227,6 +229,7 @@ def test_closing_carries_out_what_waits(store: Store) -> None:
     results: Future[list[int]] = Future()
 
     async def run() -> list[int]:
+        """Close while requests wait."""
         return list(await asyncio.gather(*map(group.submit_async, range(10))))
 
     def in_thread() -> None:

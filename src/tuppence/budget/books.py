@@ -48,8 +48,10 @@ class Books:
         self._ends: dict[int, tuple[Any, ...]] = {}
         self._changes: dict[int, tuple[Any, ...]] = {}
         self._changed: set[Key] = set()
-        if not tx.follows(known.mark):
-            known.forget()
+        self._trusts_known = tx.follows(known.mark)
+        if not self._trusts_known:
+            if tx.exclusive:
+                known.forget()  # otherwise each statement proves what it was decided on
             directory.refresh(tx)
 
     @property
@@ -189,14 +191,14 @@ class Books:
         self._known.remember(self.tallies, self.holds, self.tx.mark)
 
     def _read_holds(self, hold_ids: Sequence[int]) -> None:
-        known = self._known.holds
+        known = self._known.holds if self._trusts_known else {}
         unknown = [number for number in hold_ids if number not in known]
         self.holds = {number: known[number] for number in hold_ids if number in known}
         if unknown:
             self.holds |= read_holds(self.tx, unknown)
 
     def _read_tallies(self) -> None:
-        known = self._known.tallies
+        known = self._known.tallies if self._trusts_known else {}
         unknown = {key: one for key, one in self._budgets.items() if key not in known}
         self.tallies = {key: known[key] for key in self._budgets if key in known}
         if unknown:

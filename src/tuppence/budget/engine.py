@@ -45,7 +45,7 @@ from tuppence.core.periods import MICROS_PER_SECOND, to_micros
 from tuppence.cost_tracking.budgets import Budget, Scope
 from tuppence.cost_tracking.counters import load_counters
 from tuppence.cost_tracking.directory import Directory
-from tuppence.errors import DatabaseUnreachable, OutcomeUnknown
+from tuppence.errors import DatabaseUnreachable, OutcomeUnknown, TuppenceError
 from tuppence.storage.database import Database, Transaction
 
 SWEEP_EVERY_MICROS = MICROS_PER_SECOND
@@ -375,11 +375,10 @@ class BudgetEngine:
         """Give up the place of a call that is interrupted, or the money that it just got."""
         self._waiters.pop(hold_id, None)
         if isinstance(answer, Waiting):
-            try:
+            # Refused as wished, or granted at the last moment; what else is wrong was raised.
+            with suppress(TuppenceError):
                 self.perform(End(hold_id, "withdrawn"))
-            except Exception:  # noqa: BLE001 - refused as wished; what else is wrong was raised
-                return
-            self.perform(End(hold_id, "released"))
+                self.perform(End(hold_id, "released"))
 
 
 class _HoldIds:

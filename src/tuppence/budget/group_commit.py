@@ -105,54 +105,62 @@ class GroupCommit(Generic[Q, A]):
         return leads
 
     def _lead(self, own: _Ticket[Q, A] | None = None) -> None:
-        """Commit what waits; a thread passes the lead on as soon as it has its own answer."""
-        while True:
+        """Commit what waits, then let the next one lead; raise what the commit raised."""
+        try:
             with self._lock:
                 count = min(len(self._queue), MOST_PER_COMMIT)
                 group = [self._queue.popleft() for _ in range(count)]
             if group:
                 self._carry_out(group, own)
-            with self._lock:
-                if not self._queue:
-                    self._busy = False
-                    return
-                following = self._queue[0]
-                if following.wake is not None and own is not None:
-                    following.leads = True
-                    following.wake.release()
-                    return
-            if own is not None:
-                self._executor().submit(self._lead)
+        finally:
+            self._pass_lead_on()
+
+    def _pass_lead_on(self) -> None:
+        with self._lock:
+            if not self._queue:
+                self._busy = False
                 return
+            following = self._queue[0]
+            if following.wake is not None:
+                following.leads = True
+                following.wake.release()
+                return
+        try:
+            self._executor().submit(self._lead)
+        except RuntimeError:  # closed meanwhile: what waits is carried out all the same
+            self._lead()
 
     def _carry_out(self, group: Sequence[_Ticket[Q, A]], own: _Ticket[Q, A] | None) -> None:
         try:
             answers = self._commit([ticket.request for ticket in group])
             for ticket, answer in zip(group, answers, strict=True):
                 ticket.answer = answer
-        except BaseException as error:  # noqa: BLE001 - raised where the requests were made
+        except BaseException as error:
             # A Ctrl-C is for the thread that it came to, not for all whose commit it led.
             theirs = error if isinstance(error, Exception) else _interrupted(error)
             for ticket in group:
                 ticket.error = error if ticket is own else theirs
-        self._wake(group)
-
-    @staticmethod
-    def _wake(group: Sequence[_Ticket[Q, A]]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Ticket[Q, A]]] = {}
-        for ticket in group:
-            if ticket.wake is not None:
-                ticket.wake.release()
-            elif ticket.future is not None:
-                by_loop.setdefault(ticket.future.get_loop(), []).append(ticket)
-        for loop, tickets in by_loop.items():
-            loop.call_soon_threadsafe(_resolve, tickets)
+            raise
+        finally:
+            _wake(group)
 
     def _executor(self) -> ThreadPoolExecutor:
         with self._lock:
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="tuppence-budget")
             return self._thread
+
+
+def _wake(group: Sequence[_Ticket[Q, A]]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Ticket[Q, A]]] = {}
+    for ticket in group:
+        if ticket.wake is not None:
+            ticket.wake.release()
+        elif ticket.future is not None:
+            by_loop.setdefault(ticket.future.get_loop(), []).append(ticket)
+    for loop, tickets in by_loop.items():
+        with suppress(RuntimeError):  # the loop was closed, and nobody waits there any more
+            loop.call_soon_threadsafe(_resolve, tickets)
 
 
 def _resolve(tickets: Sequence[_Ticket[Q, A]]) -> None:
