@@ -26,7 +26,7 @@ demo: $(VENV)/installed-demo ## Show what tuppence does; DEMO_TRACE=file tells i
 test: $(VENV)/installed-test ## Run all tests on SQLite and on PostgreSQL
 	@$(SERVERS) || scripts/install_servers.sh
 	@echo "Running the tests"
-	@$(BIN)/pytest
+	@TMPDIR=$$(scripts/test_directory.sh) $(BIN)/pytest
 
 lint: $(VENV)/installed-test ## Check style, types, docstrings and the direction of imports
 	@echo "Checking style"
@@ -45,7 +45,7 @@ bench: $(VENV)/installed-test $(PEERS)/installed ## Measure speed, beside compar
 
 torture: $(VENV)/installed-test ## Run the long tests that kill processes and servers
 	@$(SERVERS) || scripts/install_servers.sh
-	@$(BIN)/pytest -m torture
+	@TMPDIR=$$(scripts/test_directory.sh) $(BIN)/pytest -m torture
 
 lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml and peers.in
 	@$(INSTALL) $(UV)

@@ -254,15 +254,15 @@ def test_a_longer_lease_keeps_a_hold(throttlers: Throttlers) -> None:
 
 
 def test_a_smaller_bound_is_granted_where_less_is_left(throttlers: Throttlers) -> None:
-    """`minimum` takes what is left in the tightest budget, and no less than it says."""
+    """`minimum` takes half of what is left, which leaves some for others, or what it says."""
     throttler = throttlers(1)
     throttlers.set_budget("team", "red", 70 * CENT)
-    hold = throttler.hold(2, minimum=0.5, team_id="red")
-    assert (hold.bound_nanos, hold.requested_nanos) == (70 * CENT, 2 * DOLLAR)
-    assert throttlers.tally().held_nanos == throttlers.tally("team", "red").held_nanos == 70 * CENT
+    hold = throttler.hold(2, minimum=0.2, team_id="red")
+    assert (hold.bound_nanos, hold.requested_nanos) == (50 * CENT, 2 * DOLLAR)
+    assert throttlers.tally().held_nanos == throttlers.tally("team", "red").held_nanos == 50 * CENT
     with pytest.raises(BudgetExceeded):
-        throttler.hold(2, minimum=0.31)
-    assert throttler.hold(2, minimum=0.3).bound_nanos == 30 * CENT
+        throttler.hold(2, minimum=0.51)
+    assert throttler.hold(2, minimum=0.4).bound_nanos == 40 * CENT
 
 
 def test_a_hold_in_flight_cannot_be_resolved(throttlers: Throttlers) -> None:

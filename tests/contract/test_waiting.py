@@ -143,7 +143,7 @@ def test_a_waiting_call_takes_the_smaller_bound_that_becomes_free(
     call = pool.submit(throttler.hold, 2, minimum=0.25, wait_seconds=WITHIN_SECONDS)
     _until(lambda: "waiting" in throttlers.states())
     blocking.settle(0.1)
-    assert call.result(WITHIN_SECONDS).bound_nanos == DOLLAR * 4 // 10
+    assert call.result(WITHIN_SECONDS).bound_nanos == DOLLAR // 4  # more than half of 0.4
 
 
 def test_a_waiting_call_is_told_that_it_cannot_fit_any_more(

@@ -211,6 +211,8 @@ class Batch:
             return problem
         for key, _ in hold.amounts:
             books.move(key, hold.priority, used=-amount)
+        budgets = [books.budget(key[0]) for key, _ in hold.amounts]
+        throttler = next((one.id for one in budgets if one.entity_type == "throttler"), None)
         refund = HoldRow(
             request.refund_id,
             "refund",
@@ -224,7 +226,7 @@ class Batch:
             now,
             -amount,
         )
-        self._books.add(refund, ended_at=now, corrects=hold.id)
+        self._books.add(refund, throttler=throttler, ended_at=now, corrects=hold.id)
         return Ended(request.refund_id, amount)
 
     def _withdraw(self, hold: HoldRow) -> Answer:
@@ -340,7 +342,8 @@ def _largest_fit(
             continue
         room = room_for(terms, tally, wish.priority)
         if not terms.paused and wish.minimum_nanos <= room and wish.minimum_nanos < bound:
-            bound = room
+            # Half of it: who took all would make those behind wait, one after the other.
+            bound = max(room // 2, wish.minimum_nanos)
             continue
         verdict = fit(terms, tally, min(amount, wish.minimum_nanos), wish.priority)
         if blocked is None or verdict is Fit.REFUSED:

@@ -23,8 +23,8 @@ from tuppence.cost_tracking.directory import Directory
 from tuppence.storage.database import Transaction
 
 
-class KeyTakenMeanwhileError(Exception):
-    """Another process has just used one of the idempotency keys: the batch has to start again."""
+class OvertakenError(Exception):
+    """Another process was quicker with a key or with a hold: the batch has to start again."""
 
 
 class Books:
@@ -78,6 +78,9 @@ class Books:
         if hold_ids and not self.tx.exclusive:
             # Whatever ends a hold has locked its counters, which are ours from now on.
             self.holds = read_holds(self.tx, hold_ids, lock=True)
+            holds = self.holds.values()
+            if any(key not in self.tallies for hold in holds for key, _ in hold.amounts):
+                raise OvertakenError  # a waiting call got its turn in a period that has passed
 
     def budget(self, number: int) -> Budget:
         """Return a budget by its number."""
@@ -176,7 +179,7 @@ class Books:
         """Insert the new holds now, so that a query finds them."""
         if self._inserts:
             if self.tx.insert(HOLDS, self._inserts) != len(self._inserts):
-                raise KeyTakenMeanwhileError
+                raise OvertakenError
             self._inserts = []
 
     def write(self) -> None:

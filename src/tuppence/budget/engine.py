@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tuppence.budget.batch import Batch
-from tuppence.budget.books import Books, KeyTakenMeanwhileError
+from tuppence.budget.books import Books, OvertakenError
 from tuppence.budget.group_commit import GroupCommit
 from tuppence.budget.hold_rows import waiting_states
 from tuppence.budget.journal import Journal, new_id
@@ -292,7 +292,7 @@ class BudgetEngine:
         try:
             result = None if sweep else self._run_on_what_is_known(requests, now)
             while result is None:
-                with suppress(KeyTakenMeanwhileError):
+                with suppress(OvertakenError):
                     result = self.database.run(self._transaction, requests, now, sweep=sweep)
         except BaseException:
             self._known.forget()

@@ -61,7 +61,7 @@ def window_usage(database: Database, name: str, minutes: int, now_micros: int) -
 
     Raises InvalidInput for a window that is none.
     """
-    if minutes not in range(1, MAX_MINUTES + 1):
+    if isinstance(minutes, bool) or minutes not in range(1, MAX_MINUTES + 1):
         raise InvalidInput(
             "is not a usable number of minutes",
             field="minutes",

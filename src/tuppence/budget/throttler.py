@@ -172,7 +172,7 @@ class BudgetThrottler:
         """Hold money for a call in every budget that covers it, or in none.
 
         `upper_bound` is what the call can cost at most, `certain` what it costs at least (its
-        input). Where less is left, `minimum` takes as much as there is, if at least that much.
+        input). Where less is left, `minimum` takes half of it, or at least that much.
         `wait_seconds` waits for calls in flight that hold the money. `model` and the payer choose
         whose history budgets of the mode "expected" go by.
 
