@@ -351,7 +351,10 @@ def _race(database_url: str, redis_url: str, rounds: int) -> Outcome:
 
 def test_sixteen_processes_race_through_redis(database_url: str, redis_server: RedisServer) -> None:
     """Of 4,000 holds of $0.10 at once exactly 50 are granted on $5.00."""
-    outcome = _race(database_url, redis_server.url, rounds=1)
+    # A server that answers late counts as lost, and its slices are stranded for a while: that is
+    # for the tests of outages, not for this one on a busy machine.
+    patient = f"{redis_server.url}?socket_timeout=10&socket_connect_timeout=10"
+    outcome = _race(database_url, patient, rounds=1)
     assert [one.granted for one in outcome.rounds] == [50]
     assert outcome.spent_over_limit_nanos == 0
     assert outcome.counted_nanos == 5 * DOLLAR

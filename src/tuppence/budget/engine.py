@@ -331,6 +331,7 @@ class BudgetEngine:
         ((sound,),) = send(statement_for(recorder, expected), parameters)
         if sound:
             return batch, answers
+        self._known.forget()
         self._detours = DETOURS
         return None
 
