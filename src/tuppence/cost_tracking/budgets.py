@@ -326,6 +326,7 @@ def budget_of_id(tx: Transaction, number: int) -> Budget:
 
 def find_budgets(tx: Transaction, scope: Scope, period: str | None = None) -> tuple[Budget, ...]:
     """Return the budgets of an entity, of one period or all; raise UnknownBudget for none."""
+    check_name("entity_id", scope[1])
     found = tuple(one for one in budgets_of(tx, scope) if period in (None, one.period))
     if not found:
         raise UnknownBudget(

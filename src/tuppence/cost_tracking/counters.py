@@ -171,6 +171,7 @@ def create_budget(tx: Transaction, new: NewBudget, *, at: datetime, by: str) -> 
 
     They begin here and not with the next call, which may be in a hurry.
     """
+    new.check()
     before = {one.id: one for one in budgets_of(tx, (new.entity_type, new.entity_id))}
     budget = set_budget(tx, new, at=at, by=by)
     old = before.get(budget.id, budget)
