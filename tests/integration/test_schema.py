@@ -6,6 +6,8 @@ import socket
 import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from sqlalchemy.pool import NullPool
 
 from tests.contract.ledgers import open_and_verify
 from tools.write_ddl import ddl
+from tuppence.cost_tracking.budgets import NewBudget, all_budgets, set_budget
 from tuppence.cost_tracking.models import Base
 from tuppence.errors import DatabaseUnreachable, InvalidInput, SchemaMismatch
 from tuppence.storage import migrations
@@ -128,6 +131,33 @@ def test_migrations_can_be_taken_back(database_url: str) -> None:
     assert inspect(_engine(database_url)).get_table_names() == ["alembic_version"]
     _by_migrations(database_url)
     assert open_and_verify(database_url) == 0
+
+
+def test_an_upgrade_keeps_budgets(database_url: str) -> None:
+    """Budgets of the first version must keep id, name, limit and thresholds."""
+    migrations.upgrade(connect(database_url).url, "0001")
+    with _engine(database_url).begin() as connection:
+        for table, name in (("teams", "red"), ("people", "red"), ("projects", "x")):
+            connection.exec_driver_sql(f"INSERT INTO {table} (name) VALUES ('{name}')")
+        for number, kind in ((7, "team"), (8, "user"), (9, "project")):
+            connection.exec_driver_sql(
+                "INSERT INTO cost_budgets (id, entity_type, entity_ref, period, time_zone, "
+                "limit_nanos, warning_threshold, critical_threshold, created_at_micros) "
+                f"VALUES ({number}, '{kind}', 1, 'month', 'Asia/Taipei', {number}, 0.5, 0.6, 1)"
+            )
+    migrations.upgrade(connect(database_url).url)
+    with closing(open_database(database_url)) as database:
+        found = [
+            (one.id, *one.scope, one.limit_nanos, one.time_zone, one.terms.warning_threshold)
+            for one in database.read(all_budgets)
+        ]
+        assert found == [
+            (7, "team", "red", 7, "Asia/Taipei", 0.5),
+            (8, "user", "red", 8, "Asia/Taipei", 0.5),
+            (9, "project", "x", 9, "Asia/Taipei", 0.5),
+        ]
+        new = NewBudget("tag", "a", 1)
+        assert database.run(set_budget, new, at=datetime.now(UTC), by="me").id == 10
 
 
 def test_migrations_join_the_transaction_of_a_connection(postgresql_url: str) -> None:
