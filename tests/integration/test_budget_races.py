@@ -133,13 +133,17 @@ PERIODS: tuple[dict[str, Any], ...] = (
 )
 
 
-def _plant(throttlers: Throttlers, seed: int) -> None:
-    """Give a random tree of entities budgets, one to three for different periods each."""
+def _plant(throttlers: Throttlers, seed: int, holds: int) -> None:
+    """Give a random tree of entities budgets, one to three for different periods each.
+
+    Limits grow with the holds to come, so that some fit and some do not.
+    """
+    dollars = max(200, holds // 50)
     chance = random.Random(seed)
     for kind, count in TREE.items():
         for number in range(count):
             for terms in chance.sample(PERIODS, chance.randint(1, 3)):
-                limit = chance.randint(1, 200) * DOLLAR
+                limit = chance.randint(1, dollars) * DOLLAR
                 throttlers.set_budget(kind, f"{kind} {number}", limit, **terms)
 
 
@@ -224,7 +228,7 @@ def _check_trees(url: str, seed: int, workers: int, threads: int, calls: int) ->
     ledger = open_ledger(url)
     with Throttlers(ledger) as throttlers:
         throttlers.clock.moment = utc_now()
-        _plant(throttlers, seed)
+        _plant(throttlers, seed, workers * threads * calls)
         with _workers(workers, _live_in_threads, url, threads, calls) as results:
             lived = [results.get(timeout=TIMEOUT_SECONDS * 10) for _ in range(workers)]
         granted, refused = map(sum, zip(*lived, strict=True))
