@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -25,7 +25,7 @@ from tuppence.budget.hold_rows import decode_amounts
 from tuppence.budget.requests import End, Granted, Reserve
 from tuppence.budget.scopes import encode_scopes
 from tuppence.budget.throttler import AsyncBudgetThrottler
-from tuppence.cost_tracking.budgets import Scope
+from tuppence.cost_tracking.budgets import NewBudget, Scope, set_budget
 from tuppence.cost_tracking.ledger import utc_now
 from tuppence.errors import BudgetExceeded, HoldError
 from tuppence.storage.database import Transaction
@@ -273,6 +273,38 @@ def test_random_trees_on_postgresql_add_up_without_deadlock(postgresql_url: str)
     before = _deadlocks(postgresql_url)
     _check_trees(postgresql_url, seed=2, workers=4, threads=25, calls=100)
     assert _deadlocks(postgresql_url) == before
+
+
+def test_counters_that_are_new_do_not_deadlock(postgresql_url: str) -> None:
+    """Callers over different budgets whose periods all begin at once do not wait in a circle."""
+    open_ledger(postgresql_url).close()
+    before = _deadlocks(postgresql_url)
+    database = open_database(postgresql_url)
+    for number in range(30):  # a new counter for each of them every 0.1 s
+        window = NewBudget("user", f"user {number}", DOLLAR, period="rolling", window_seconds=6)
+        database.run(set_budget, window, at=utc_now(), by="test")
+
+    def live(seed: int) -> None:
+        chance = random.Random(seed)
+        with closing(open_database(postgresql_url)) as own:
+            engine = BudgetEngine(own, utc_now)
+            for _ in range(60):
+                users = chance.sample(range(30), 6)
+                scopes = tuple(("user", f"user {number}") for number in users)
+                hold = _reservation(engine, scopes)
+                engine.perform(hold)
+                engine.perform(End(hold.hold_id, "settled", 1))
+            engine.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(live, range(8)))
+    database.close()
+    assert _deadlocks(postgresql_url) == before
+
+
+def _reservation(engine: BudgetEngine, scopes: tuple[Scope, ...]) -> Reserve:
+    text = encode_scopes(scopes)
+    return Reserve(engine.new_id(), scopes, text, 1_000, 1_000, 0, 1_000, 1, 900_000_000)
 
 
 @pytest.mark.torture

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tuppence.budget.hold_rows import CHANGES, ENDS, HOLDS, HoldRow, new_row, read_holds
-from tuppence.budget.known import Known, state_row
+from tuppence.budget.known import Known
 from tuppence.budget.scopes import decode_scopes
 from tuppence.core.admission import Tally
 from tuppence.core.periods import Period
@@ -22,6 +22,9 @@ from tuppence.cost_tracking.counters import (
 from tuppence.cost_tracking.directory import Directory
 from tuppence.storage.database import Transaction
 
+OnFound = Callable[[Mapping[Key, Budget], Mapping[Key, Tally]], None]
+"""Is told the counters as they were found, before anything is decided on them."""
+
 
 class OvertakenError(Exception):
     """Another process was quicker with a key or with a hold: the batch has to start again."""
@@ -31,14 +34,18 @@ class Books:
     """The counters that a batch has locked and the holds that it is about."""
 
     def __init__(
-        self, tx: Transaction, directory: Directory, known: Known, now_micros: int
+        self,
+        tx: Transaction,
+        directory: Directory,
+        known: Known,
+        now_micros: int,
+        on_found: OnFound | None = None,
     ) -> None:
         self.tx = tx
         self.now = now_micros
         self.tallies: dict[Key, Tally] = {}
         self.holds: dict[int, HoldRow] = {}
-        self.found: list[tuple[int, ...]] = []
-        """The counters as they were found."""
+        self._on_found = on_found
         self._directory = directory
         self._known = known
         self._budgets: dict[Key, Budget] = {}
@@ -53,11 +60,6 @@ class Books:
             if tx.exclusive:
                 known.forget()  # otherwise each statement proves what it was decided on
             directory.refresh(tx)
-
-    @property
-    def budgets(self) -> list[Budget]:
-        """The budgets whose counters are locked."""
-        return list(self._budgets.values())
 
     @property
     def current(self) -> list[tuple[Budget, Tally]]:
@@ -205,9 +207,10 @@ class Books:
         unknown = {key: one for key, one in self._budgets.items() if key not in known}
         self.tallies = {key: known[key] for key in self._budgets if key in known}
         if unknown:
-            self.tallies |= load_counters(self.tx, unknown)
+            self.tallies |= load_counters(self.tx, unknown, known=self._known.tallies)
         self._spent_before = {key: tally.spent_nanos for key, tally in self.tallies.items()}
-        self.found = [state_row(key, tally) for key, tally in self.tallies.items()]
+        if self._on_found is not None:
+            self._on_found(self._budgets, self.tallies)
 
     def _touch_scopes(self, scopes: Sequence[Scope]) -> None:
         for budget in self._directory.covering(self.tx, scopes):

@@ -15,9 +15,6 @@ from tuppence.core.money import Money, to_dollars, to_nanos
 from tuppence.core.periods import MICROS_PER_SECOND
 from tuppence.errors import HoldAlreadyEnded, InvalidInput
 
-HOLD_ID = re.compile(r"h([0-9a-f]{1,15})")
-
-
 HOLD_ID = re.compile(r"h([0-9a-f]{1,16})")
 
 

@@ -7,14 +7,14 @@ sent as one statement, which the server carries out only where all of it still i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from tuppence.budget.hold_rows import ENDS, HOLDS, HoldRow
 from tuppence.core.admission import Tally
 from tuppence.cost_tracking.budgets import Budget
-from tuppence.cost_tracking.counters import COUNTERS, Key
+from tuppence.cost_tracking.counters import COUNTERS, Key, counter_row
 from tuppence.storage.database import BulkInsert, BulkUpdate, Kind, Row
 
 MOST_KNOWN = 50_000
@@ -70,8 +70,19 @@ class Recorder:
     ledger = ""
 
     def __init__(self) -> None:
+        self.expected: list[tuple[int, ...]] = []
+        """The counters that the batch is decided on."""
         self.inserted: dict[str, Sequence[Sequence[Any]]] = {}
         self.updated: Sequence[Sequence[Any]] = ()
+
+    def expect(self, budgets: Mapping[Key, Budget], tallies: Mapping[Key, Tally]) -> None:
+        """Keep the counters that the statement is to compare, as they are before the batch.
+
+        Gives up where that proves nothing: rolling windows need more than their last slice.
+        """
+        if not tallies or any(budget.period == "rolling" for budget in budgets.values()):
+            raise NotKnownError
+        self.expected = [counter_row(key, tallies[key]) for key in sorted(tallies)]
 
     def follows(self, mark: tuple[int, int] | None) -> bool:
         """Take what is known for true: the statement that is sent proves it."""
@@ -112,23 +123,6 @@ class Recorder:
         raise NotKnownError
 
     undo = savepoint
-
-
-def state_row(key: Key, tally: Tally) -> tuple[int, ...]:
-    """Return a counter as the database has it, to compare with."""
-    return (
-        *key,
-        *tally.used_nanos,
-        tally.held_nanos,
-        tally.unresolved_nanos,
-        tally.raised_nanos,
-        tally.settled_count,
-    )
-
-
-def provable(budgets: Sequence[Budget]) -> bool:
-    """Tell whether counters that are as known prove a decision: rolling windows need more."""
-    return all(budget.period != "rolling" for budget in budgets)
 
 
 _SAME_KEY = "c.budget_ref = e.budget_ref AND c.period_start_micros = e.period_start_micros"
@@ -192,10 +186,9 @@ def _still_held(count: int) -> str:
     return " ".join([one] * count)
 
 
-def parameters_of(
-    recorder: Recorder, expected: Sequence[tuple[int, ...]], version: int
-) -> list[object]:
+def parameters_of(recorder: Recorder, version: int) -> list[object]:
     """Return the parameters of the statement for what a batch wants written."""
+    expected = recorder.expected
     numbers = [row[0] for row in recorder.updated]
     array = ("bigint", numbers)
     ended = [array, array] if len(numbers) > MOST_SPELLED_OUT else map(str, numbers)
@@ -210,10 +203,10 @@ def parameters_of(
     ]
 
 
-def statement_for(recorder: Recorder, expected: Sequence[tuple[int, ...]]) -> str:
+def statement_for(recorder: Recorder) -> str:
     """Return the statement that fits what a batch wants written."""
     made = len(recorder.inserted.get(HOLDS.table, ()))
-    return statement_of(len(expected), made, len(recorder.updated))
+    return statement_of(len(recorder.expected), made, len(recorder.updated))
 
 
 def _all_of(

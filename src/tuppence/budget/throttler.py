@@ -69,7 +69,7 @@ class ThrottlerOptions(TypedDict, total=False):
     critical_ceiling: float
     """Share of the limit that critical calls may spend beyond it; 0.1."""
     overdraft_share: float
-    """Share of the limit by which one call may pass it in the mode "expected"; 0.01."""
+    """Share of the limit by which what is held may pass it in the mode "expected"; 0.01."""
     lease_seconds: float
     """How long a hold lives without being settled; 900."""
     tiers: str

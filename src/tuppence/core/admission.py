@@ -76,20 +76,6 @@ class Tally:
         """What is spent, with what is unresolved: it counts at its bound until it is known."""
         return self.total_nanos - self.held_nanos - self.earlier_held_nanos
 
-    def copy(self) -> Tally:
-        """Return a tally that changes by itself."""
-        return Tally(
-            list(self.used_nanos),
-            self.held_nanos,
-            self.unresolved_nanos,
-            self.raised_nanos,
-            self.settled_count,
-            self.has_waiters,
-            self.earlier_nanos,
-            self.earlier_held_nanos,
-            self.earlier_raised_nanos,
-        )
-
 
 def limit_of(terms: Terms, tally: Tally, priority: int = 0) -> int:
     """Return the limit in force: raised for the period, and for critical calls with its ceiling."""

@@ -47,7 +47,7 @@ class CostBudget(Base):
     critical_ceiling: Mapped[float] = mapped_column(Float)
     """Share of the limit that critical calls may spend beyond it."""
     overdraft_share: Mapped[float] = mapped_column(Float)
-    """Share of the limit by which one call may go beyond it in the mode "expected"."""
+    """Share of the limit by which what is held may go beyond it in the mode "expected"."""
     reserved_shares: Mapped[str] = mapped_column(String(64))
     """Shares of the limit kept for priorities: "high=0.2,critical=0.1"."""
     paused: Mapped[int] = mapped_column(SmallInteger)

@@ -6,7 +6,7 @@ then every booking and every hold moves it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 from typing import NamedTuple
@@ -123,35 +123,47 @@ def load_counters(
     *,
     lock: bool = True,
     own: Mapping[Key, Booked] = MappingProxyType({}),
+    known: Container[Key] = (),
 ) -> dict[Key, Tally]:
     """Return counters, made where there are none, locked in sorted order.
 
     A new one begins with what the ledger has, without this transaction's `own`, which the caller
     adds: whoever else made the counter meanwhile has not seen it. Those of a rolling window have
-    the sums of its earlier slices with them.
+    the sums of its earlier slices with them. `known` are counters that there are for certain.
     """
     keys = sorted(wanted)
+    if lock and not tx.exclusive:
+        # Before any lock: to wait for another's new counter with one in hand may be a deadlock.
+        unsure = [key for key in keys if key not in known]
+        there = _read(tx, unsure, lock=False)
+        _insert(tx, _first_tallies(tx, wanted, [key for key in unsure if key not in there], own))
     found = _read(tx, keys, lock=lock)
-    missing = [key for key in keys if key not in found]
-    if missing:
-        made = {
-            key: _first_tally(tx, wanted[key], key[1], own.get(key, NOTHING)) for key in missing
-        }
-        if lock:
-            tx.insert(NEW_COUNTERS, [_row(key, tally) for key, tally in made.items()])
-            found = _read(tx, keys, lock=True)
-        else:
-            found |= made
+    made = _first_tallies(tx, wanted, [key for key in keys if key not in found], own)
+    if made and lock:
+        _insert(tx, made)
+        made = _read(tx, sorted(made), lock=True)
+    found |= made
     for key, budget in wanted.items():
         if budget.period == "rolling":
             _add_earlier(tx, budget, key, found[key])
     return found
 
 
+def _first_tallies(
+    tx: Transaction, wanted: Mapping[Key, Budget], keys: Iterable[Key], own: Mapping[Key, Booked]
+) -> dict[Key, Tally]:
+    return {key: _first_tally(tx, wanted[key], key[1], own.get(key, NOTHING)) for key in keys}
+
+
+def _insert(tx: Transaction, made: Mapping[Key, Tally]) -> None:
+    if made:
+        tx.insert(NEW_COUNTERS, [counter_row(key, tally) for key, tally in sorted(made.items())])
+
+
 def save_counters(tx: Transaction, tallies: Mapping[Key, Tally]) -> None:
     """Write counters back."""
     if tallies:
-        tx.insert(COUNTERS, [_row(key, tallies[key]) for key in sorted(tallies)])
+        tx.insert(COUNTERS, [counter_row(key, tallies[key]) for key in sorted(tallies)])
 
 
 def status_of(tx: Transaction, budget: Budget, micros: int) -> BudgetStatus:
@@ -322,7 +334,8 @@ def _read(tx: Transaction, keys: Sequence[Key], *, lock: bool) -> dict[Key, Tall
     return found
 
 
-def _row(key: Key, tally: Tally) -> tuple[int, ...]:
+def counter_row(key: Key, tally: Tally) -> tuple[int, ...]:
+    """Return a counter in the order of the columns of COUNTERS."""
     return (
         *key,
         *tally.used_nanos,
