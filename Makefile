@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq insta
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 UV := uv==0.13.9
-SERVERS := $(BIN)/python tests/postgresql.py >/dev/null 2>&1 && $(BIN)/python tests/redis.py >/dev/null 2>&1
+SERVERS := $(BIN)/python -m tests.postgresql >/dev/null 2>&1 && $(BIN)/python -m tests.redis >/dev/null 2>&1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench torture lock ddl translations clean

@@ -1,24 +1,25 @@
 """A PostgreSQL server of the tests' own: made in a temporary directory, gone without a trace.
 
-Run as a program it prints the directory of the server's binaries, or fails with the reason.
+Run as a module it prints the directory of the server's binaries, or fails with the reason.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Self
+
+import psycopg
+
+from tests.guarded import Guarded, as_account, free_port
 
 READY_WITHIN_SECONDS = 60.0
 ROLE = "tuppence"
@@ -60,21 +61,18 @@ def _version(directory: Path) -> int:
 
 
 class PostgresqlServer:
-    """One running server with its own data directory; `stop` leaves no process and no file.
-
-    A guard process owns the server: it stops it and removes the directory as soon as this process
-    lets go of the guard's input, so even SIGKILL on the tests leaves nothing behind.
-    """
+    """One running server with its own data directory; `stop` leaves no process and no file."""
 
     def __init__(self) -> None:
         self._binaries = find_binaries()
         self._account = _unprivileged_account()
         self.directory = Path(tempfile.mkdtemp(prefix="tuppence-postgresql-"))
-        self._guard: subprocess.Popen[str] | None = None
+        # What `pg_ctl -m immediate stop` sends.
+        self._process = Guarded(self.directory, signal.SIGQUIT, self._account)
         self._names = 0
         try:
             self._initialise()
-            self.port = _free_port()
+            self.port = free_port()
             self.start()
         except BaseException:  # Ctrl-C during the start must not leave the directory behind either
             self.stop()
@@ -104,31 +102,20 @@ class PostgresqlServer:
     def start(self) -> None:
         """Start the server on its port and data; return when it answers."""
         command = [
-            sys.executable,
-            __file__,
-            str(self.directory),
-            self._account or "",
             *(str(self._binaries / "postgres"), "-D", str(self.directory / "data")),
             *("-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.directory)),
             *("-c", "max_connections=300"),  # tests open many pools at once
         ]
-        self._guard = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            text=True,
-            cwd=self.directory,
-            start_new_session=True,  # a Ctrl-C reaches the tests, which then stop the server
-        )
+        self._process.start(command)
         self._wait_until_ready()
 
     def crash(self) -> None:
         """Stop at once without a checkpoint, as a power cut would; `start` recovers the data."""
-        self._release_guard(_KEEP)
+        self._process.end()
 
     def stop(self) -> None:
         """Stop at once and remove the data."""
-        self._release_guard("")
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._process.remove()
 
     def _initialise(self) -> None:
         if self._account:
@@ -145,44 +132,27 @@ class PostgresqlServer:
             text=True,
             check=False,
             cwd=self.directory,
-            **_as_account(self._account),
+            **as_account(self._account),
         )
         if made.returncode:
             raise PostgresqlBroken(f"initdb failed: {made.stderr.strip()}")
 
     def _wait_until_ready(self) -> None:
-        import psycopg  # noqa: PLC0415 - the guard runs this file too and needs no driver
-
-        assert self._guard is not None
         deadline = time.monotonic() + READY_WITHIN_SECONDS
         while True:
             try:
                 psycopg.connect(self.url(), connect_timeout=5).close()
             except psycopg.OperationalError as refused:
-                if self._guard.poll() is not None or time.monotonic() > deadline:
-                    raise PostgresqlBroken(f"{refused}\n{self._log_tail()}") from refused
+                if not self._process.is_running or time.monotonic() > deadline:
+                    log = self._process.log_tail()
+                    raise PostgresqlBroken(f"{refused}\n{log}") from refused
                 time.sleep(0.02)
             else:
                 return
 
-    def _log_tail(self) -> str:
-        with contextlib.suppress(OSError):
-            return (self.directory / "log").read_text()[-2_000:]
-        return "the server left no log"
-
     def _execute(self, statement: str) -> None:
-        import psycopg  # noqa: PLC0415 - see _wait_until_ready
-
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement.encode())
-
-    def _release_guard(self, last_word: str) -> None:
-        guard, self._guard = self._guard, None
-        if guard is None:
-            return
-        with contextlib.suppress(BrokenPipeError):  # the server had died and its guard with it
-            guard.communicate(last_word + "\n")
-        guard.wait()
 
 
 def _unprivileged_account() -> str | None:
@@ -195,48 +165,8 @@ def _unprivileged_account() -> str | None:
     raise PostgresqlBroken("PostgreSQL cannot run as root, and there is no account nobody")
 
 
-def _as_account(name: str | None) -> dict[str, Any]:
-    if not name:
-        return {}
-    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _guard(directory: Path, account: str, command: list[str]) -> int:
-    """Run the server until the tests say so or die; then leave nothing of it."""
-    with (directory / "log").open("ab") as log:
-        server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **_as_account(account)
-        )
-    told: list[str] = []
-    listen = functools.partial(_stop_when_told, sys.stdin, server, told)
-    threading.Thread(target=listen, daemon=True).start()
-    status = server.wait()
-    if told and told[0].strip() != _KEEP:
-        shutil.rmtree(directory, ignore_errors=True)
-    return status
-
-
-def _stop_when_told(tests: IO[str], server: subprocess.Popen[bytes], told: list[str]) -> None:
-    told.append(tests.readline())  # an empty line means that the tests are dead
-    server.send_signal(signal.SIGQUIT)  # what `pg_ctl -m immediate stop` sends
-    try:
-        server.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        server.kill()
-
-
-def main(arguments: list[str]) -> int:
-    """Guard a server when told which; otherwise say where the binaries are."""
-    if arguments:
-        directory, account, *command = arguments
-        return _guard(Path(directory), account, command)
+def main() -> int:
+    """Say where the binaries are."""
     try:
         print(find_binaries())
     except PostgresqlMissing as missing:
@@ -246,4 +176,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

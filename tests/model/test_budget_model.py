@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.contract.ledgers import empty, open_and_verify, open_ledger
+from tests.contract.ledgers import open_ledger
 from tests.contract.throttlers import CENT, Throttlers
 from tests.model.budget_model import CRITICAL, SECOND, BudgetModel, ModelBudget
 from tuppence.budget.throttler import BudgetThrottler
@@ -241,24 +239,6 @@ def _run(make_url: Callable[[], str], examples: int, steps: int) -> None:
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
-
-
-@pytest.fixture
-def new_sqlite_url(tmp_path: Path) -> Callable[[], str]:
-    """Return what makes the address of one new SQLite file after the other."""
-    return lambda: f"sqlite:///{mkdtemp(dir=tmp_path)}/ledger.db"
-
-
-@pytest.fixture
-def emptied_postgresql_url(postgresql_url: str) -> Callable[[], str]:
-    """Return what empties the PostgreSQL database and gives its address."""
-    open_and_verify(postgresql_url)
-
-    def make() -> str:
-        empty(postgresql_url)
-        return postgresql_url
-
-    return make
 
 
 def test_sqlite_budgets_behave_as_the_model(new_sqlite_url: Callable[[], str]) -> None:

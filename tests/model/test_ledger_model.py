@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
-from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 from hypothesis import settings
@@ -21,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.contract.ledgers import NOON, RATES, call, empty, open_and_verify, open_ledger
+from tests.contract.ledgers import NOON, RATES, call, open_ledger
 from tuppence.cost_tracking.booking import Call
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.cost_tracking.summary import UNATTRIBUTED, SummaryQuery
@@ -226,24 +224,6 @@ def _run(make_url: Callable[[], str], examples: int, steps: int) -> None:
     run_state_machine_as_test(
         Machine, settings=settings(max_examples=examples, stateful_step_count=steps, deadline=None)
     )
-
-
-@pytest.fixture
-def new_sqlite_url(tmp_path: Path) -> Callable[[], str]:
-    """Return what makes the address of one new SQLite file after the other."""
-    return lambda: f"sqlite:///{mkdtemp(dir=tmp_path)}/ledger.db"
-
-
-@pytest.fixture
-def emptied_postgresql_url(postgresql_url: str) -> Callable[[], str]:
-    """Return what empties the PostgreSQL database and gives its address."""
-    open_and_verify(postgresql_url)
-
-    def make() -> str:
-        empty(postgresql_url)
-        return postgresql_url
-
-    return make
 
 
 def test_sqlite_ledger_behaves_as_the_model(new_sqlite_url: Callable[[], str]) -> None:
