@@ -12,7 +12,7 @@ from typing import Any, Self
 from tests.contract.ledgers import NOON
 from tuppence.budget.throttler import AsyncBudgetThrottler, BudgetThrottler
 from tuppence.core.admission import Tally
-from tuppence.cost_tracking.budgets import NewBudget, budgets_of, change_budget, set_budget
+from tuppence.cost_tracking.budgets import NewBudget, budgets_of, set_budget, set_paused
 from tuppence.cost_tracking.counters import load_counters, save_counters, status_of
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.storage.database import Transaction
@@ -128,4 +128,4 @@ def _raise(tx: Transaction, scope: tuple[str, str], micros: int, nanos: int) -> 
 
 def _pause(tx: Transaction, scope: tuple[str, str], paused: bool, at: datetime) -> None:
     budget = budgets_of(tx, scope)[0]
-    change_budget(tx, budget, "pause", {"paused": int(paused)}, at=at, by="test")
+    set_paused(tx, budget, paused=paused, at=at, by="test")

@@ -21,8 +21,8 @@ from tuppence.core.periods import (
     has_whole_hour_offsets,
     load_zone,
     local_midnight,
-    month_of,
     parse_moment,
+    period_at,
     period_label,
     to_micros,
 )
@@ -125,10 +125,11 @@ def test_a_month_holds_its_moments_and_the_next_one_follows(
     moment: datetime, zone: ZoneInfo
 ) -> None:
     """Months tile time: each moment is in one, and each begins where the last one ends."""
-    start, end = month_of(moment, zone)
-    assert start <= moment < end
-    assert month_of(end, zone)[0] == end
-    assert month_of(start - timedelta(microseconds=1), zone)[1] == start
+    start_micros, end_micros = period_at(to_micros(moment), "month", zone)
+    assert start_micros <= to_micros(moment) < end_micros
+    assert period_at(end_micros, "month", zone).start_micros == end_micros
+    assert period_at(start_micros - 1, "month", zone).end_micros == start_micros
+    start = from_micros(start_micros)
     assert start.astimezone(zone).date().day == 1
     assert (start - timedelta(microseconds=1)).astimezone(zone).month != start.astimezone(
         zone
@@ -145,8 +146,10 @@ def test_a_local_day_begins_at_its_first_moment(day: date, zone: ZoneInfo) -> No
 
 def test_naive_moments_are_utc() -> None:
     """A month asked for with a naive moment must be the month of UTC."""
-    assert month_of(NOON.replace(tzinfo=None)) == month_of(NOON)
-    assert month_of(NOON)[0] == datetime(2026, 11, 1, tzinfo=UTC)
+    naive = to_micros(NOON.replace(tzinfo=None))
+    assert naive == to_micros(NOON)
+    start, _ = period_at(naive, "month", ZoneInfo("UTC"))
+    assert from_micros(start) == datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

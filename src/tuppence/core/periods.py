@@ -160,15 +160,6 @@ def has_whole_hour_offsets(zone: ZoneInfo, start: datetime, end: datetime) -> bo
     return True
 
 
-def month_of(moment: datetime, zone: ZoneInfo | None = None) -> tuple[datetime, datetime]:
-    """Return [start, end) of the calendar month that holds a moment, in a zone (UTC without)."""
-    zone = zone or ZoneInfo("UTC")
-    local = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(zone)
-    first = local.date().replace(day=1)
-    following = (first + timedelta(days=32)).replace(day=1)
-    return local_midnight(first, zone), local_midnight(following, zone)
-
-
 PERIODS = ("hour", "day", "week", "month", "rolling", "total")
 """What a limit can be for: calendar periods, the last so many seconds, or all time."""
 

@@ -163,7 +163,7 @@ def set_budget(tx: Transaction, new: NewBudget, *, at: datetime, by: str) -> Bud
             f"INSERT INTO cost_budgets ({', '.join(row)}) VALUES ({marks})", tuple(row.values())
         )
         made = _get(tx, *key)
-        _record(tx, made.id, "set", {}, values, at=at, by=by)
+        record_change(tx, made, "set", {}, values, at=at, by=by)
         return made
     return _change(tx, before, "set", _changes(before, values), at=at, by=by)
 
@@ -174,20 +174,6 @@ def _changes(before: Budget, values: Mapping[str, object]) -> dict[str, object]:
     return {
         name: value for name, value in values.items() if old[name] != value and name != "paused"
     }
-
-
-def change_budget(
-    tx: Transaction,
-    budget: Budget,
-    action: str,
-    changed: Mapping[str, object],
-    *,
-    at: datetime,
-    by: str,
-) -> Budget:
-    """Give columns of a budget new values, on record."""
-    _next_version(tx)
-    return _change(tx, budget, action, changed, at=at, by=by)
 
 
 def raise_limit(
@@ -244,8 +230,13 @@ def record_change(
     at: datetime,
     by: str,
 ) -> None:
-    """Put on record a change that is not one of the budget's own row."""
-    _record(tx, budget.id, action, before, after, at=at, by=by)
+    """Put a change on record."""
+    check_name("changed_by", by)
+    tx.execute(
+        "INSERT INTO budget_changes (budget_ref, changed_at_micros, changed_by, action, before, "
+        "after) VALUES (?, ?, ?, ?, ?, ?)",
+        (budget.id, to_micros(at), by, action, json.dumps(before), json.dumps(after)),
+    )
 
 
 def _change(
@@ -262,7 +253,8 @@ def _change(
     settings = ", ".join(f"{name} = ?" for name in changed)
     tx.execute(f"UPDATE cost_budgets SET {settings} WHERE id = ?", (*changed.values(), budget.id))
     old = _values_of_budget(budget)
-    _record(tx, budget.id, action, {name: old[name] for name in changed}, changed, at=at, by=by)
+    before = {name: old[name] for name in changed}
+    record_change(tx, budget, action, before, changed, at=at, by=by)
     return _get(tx, budget.entity_type, budget.entity_id, budget.period, budget.window_seconds)
 
 
@@ -390,24 +382,6 @@ def _next_version(tx: Transaction) -> None:
     tx.execute(
         "INSERT INTO budget_version (id, version) VALUES (1, 1) "
         "ON CONFLICT (id) DO UPDATE SET version = budget_version.version + 1"
-    )
-
-
-def _record(
-    tx: Transaction,
-    budget_id: int,
-    action: str,
-    before: Mapping[str, object],
-    after: Mapping[str, object],
-    *,
-    at: datetime,
-    by: str,
-) -> None:
-    check_name("changed_by", by)
-    tx.execute(
-        "INSERT INTO budget_changes (budget_ref, changed_at_micros, changed_by, action, before, "
-        "after) VALUES (?, ?, ?, ?, ?, ?)",
-        (budget_id, to_micros(at), by, action, json.dumps(before), json.dumps(after)),
     )
 
 
