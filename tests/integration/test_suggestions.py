@@ -17,14 +17,14 @@ from tuppence.core.periods import Span, to_micros
 from tuppence.core.usage import STANDARD_TERMS, MeteredPart, Terms, Usage
 from tuppence.cost_tracking.booking import Call
 from tuppence.cost_tracking.ledger import Ledger
-from tuppence.insights.model_facts import load_tiers
 from tuppence.insights.suggestions import LEAST_SAVING_NANOS, suggest
+from tuppence.prices.model_facts import load_tiers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tuppence.insights.model_facts import Tiers
     from tuppence.insights.suggestion import Suggestion
+    from tuppence.prices.model_facts import Tiers
 
 NOON = datetime(2026, 11, 10, 12, tzinfo=UTC)
 SPAN = Span.between(datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 23, tzinfo=UTC))

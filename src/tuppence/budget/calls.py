@@ -14,7 +14,7 @@ from tuppence.core.price_book import PriceBook
 from tuppence.core.usage import check_count
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.errors import InvalidInput, Offer
-from tuppence.insights.model_facts import family_of, load_tiers
+from tuppence.prices.model_facts import family_of, load_tiers
 from tuppence.storage.database import Database
 
 

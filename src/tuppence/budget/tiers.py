@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from tuppence.insights.model_facts import family_of, load_tiers
+from tuppence.prices.model_facts import family_of, load_tiers
 
 
 @lru_cache(maxsize=1_000)

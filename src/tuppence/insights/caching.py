@@ -10,9 +10,9 @@ from tuppence.core.usage import Usage
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.summary import UNATTRIBUTED, SummaryRow
 from tuppence.insights.calls import Calls, card_of_average
-from tuppence.insights.model_facts import minimum_cacheable_tokens
 from tuppence.insights.suggestion import Suggestion, grouped_number, project_name
 from tuppence.language import mark as _
+from tuppence.prices.model_facts import cacheable_minimum
 
 ENABLE_CACHING = "enable_caching"
 STOP_WASTED_WRITES = "stop_wasted_cache_writes"
@@ -78,10 +78,10 @@ def suggest_stopping(groups: Sequence[SummaryRow]) -> Iterator[Suggestion]:
 
 def _could_cache(group: SummaryRow, price: Price) -> bool:
     """Tell whether the prompts are large, hardly cached, and the price of the lifetime is known."""
-    minimum = minimum_cacheable_tokens(group.keys[2])
+    minimum = cacheable_minimum(group.keys[2])
     if minimum is None or LIFETIME_RATE not in price.rates:
         return False
-    least = max(LEAST_AVERAGE_INPUT_TOKENS, minimum * 100 // ASSUMED_REPEATED_PERCENT)
+    least = max(LEAST_AVERAGE_INPUT_TOKENS, minimum.tokens * 100 // ASSUMED_REPEATED_PERCENT)
     measures = group.measures
     cached = measures.cache_write_tokens + measures.cache_read_tokens
     return (

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tuppence.cost_tracking.measures import Measures
 from tuppence.insights.calls import Calls, dearest_nanos, repriced_nanos
-from tuppence.insights.model_facts import Family, Tier, Tiers, family_of, plain_name, token_growth
 from tuppence.insights.suggestion import Evidence, Phrase, Suggestion, grouped_number
 from tuppence.language import mark as _
+from tuppence.prices.model_facts import Family, Tier, Tiers, family_of, plain_name, token_growth
 
 DOWNGRADE = "downgrade_simple_tasks"
 USE_CURRENT = "use_current_model"

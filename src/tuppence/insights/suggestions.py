@@ -15,10 +15,10 @@ from tuppence.cost_tracking.summary import SummaryRow
 from tuppence.insights.batching import suggest_batch
 from tuppence.insights.caching import suggest_enabling, suggest_stopping
 from tuppence.insights.calls import calls_of
-from tuppence.insights.model_facts import Tiers, load_tiers
 from tuppence.insights.moves import suggest_moves
 from tuppence.insights.suggestion import PRIORITIES, Suggestion, few_names, grouped_number
 from tuppence.language import mark as _
+from tuppence.prices.model_facts import Tiers, load_tiers
 from tuppence.storage.database import Transaction
 
 SET_MISSING_PRICES = "set_missing_prices"

@@ -8,16 +8,16 @@ from fractions import Fraction
 import pytest
 
 from tuppence.errors import InvalidInput
-from tuppence.insights.model_facts import (
+from tuppence.insights.moves import FAMILY_PHRASES
+from tuppence.prices.catalogue import load_price_book
+from tuppence.prices.model_facts import (
     FACTS_PATH,
+    cacheable_minimum,
     family_of,
     load_tiers,
-    minimum_cacheable_tokens,
     tiers_of,
     token_growth,
 )
-from tuppence.insights.moves import FAMILY_PHRASES
-from tuppence.prices.catalogue import load_price_book
 
 FACTS = tomllib.loads(FACTS_PATH.read_text(encoding="utf-8"))
 DAY_SECONDS = 1_794_268_800
@@ -81,12 +81,25 @@ def test_tokens_grow_across_the_new_tokenizer_only(
         ("claude-haiku-4-5", 4_096),
         ("claude-3-haiku-20240307", 2_048),
         ("claude-3-5-sonnet-20241022", 1_024),
-        ("gpt-5", None),
+        ("gpt-5", 1_024),
+        ("gemini-3-flash", 1_024),
+        ("gemini-3-pro", 4_096),
     ],
 )
-def test_minimum_cacheable_sizes_are_those_of_the_provider(model: str, tokens: int | None) -> None:
+def test_minimum_cacheable_sizes_are_those_of_the_provider(model: str, tokens: int) -> None:
     """Each model has the minimum of the provider's table, whatever pattern comes first."""
-    assert minimum_cacheable_tokens(model) == tokens
+    assert cacheable_minimum(model) == (tokens, True)
+
+
+@pytest.mark.parametrize(("model", "tokens"), [("claude-fable-5-2", 1_024), ("claude-x", 4_096)])
+def test_unknown_minimum_is_the_next_larger_known_one(model: str, tokens: int) -> None:
+    """Where the documentation is silent, too large a size is assumed and not too small a one."""
+    assert cacheable_minimum(model) == (tokens, False)
+
+
+def test_nothing_is_assumed_of_makers_that_are_not_known() -> None:
+    """A size of one maker says nothing of another."""
+    assert cacheable_minimum("llama-5") is None
 
 
 @pytest.mark.parametrize("preset", ["default", "chapter-12"])

@@ -1,4 +1,4 @@
-"""What advice knows about models beside their prices: families, tiers, tokenizers, cache minimums.
+"""What is known about models beside their prices: families, tiers, tokenizers, cache minimums.
 
 All of it is data with sources, in model_facts.toml.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuppence.errors import InvalidInput
 
@@ -95,10 +95,20 @@ def token_growth(source: str, target: str) -> Fraction | None:
     return max(Fraction(1), Fraction(after["tokens_percent"], before["tokens_percent"]))
 
 
-def minimum_cacheable_tokens(model: str) -> int | None:
-    """Return the smallest prefix that is cached when asked to; None where it is not known."""
+class CacheableMinimum(NamedTuple):
+    """The smallest prefix that a model caches."""
+
+    tokens: int
+    is_known: bool
+    """False where it is not documented and the next larger known size is taken."""
+
+
+def cacheable_minimum(model: str) -> CacheableMinimum | None:
+    """Return the smallest prefix that a model caches; None for makers of whom nothing is known."""
     row = _first("cacheable", model)
-    return None if row is None else int(row["minimum_tokens"])
+    if row is None:
+        return None
+    return CacheableMinimum(int(row["minimum_tokens"]), not row.get("assumed", False))
 
 
 def plain_name(model: str) -> str:
