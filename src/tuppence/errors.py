@@ -8,6 +8,8 @@ TuppenceError
 │   ├── UnknownGrouping                   a group_by that no report has
 │   ├── InvalidPrice                      a price that cannot be applied
 │   ├── UnknownBudget                     an entity that has no budget
+│   ├── InvalidRequest                    a model request that the provider would refuse
+│   ├── InvalidTrace                      recorded traffic that cannot be read
 │   └── NoLogsFound                       a path without any session log
 ├── IdempotencyConflict                   a used key came with another payload; nothing was changed
 │   └── HoldKeyUsed                       a hold with this key was made before
@@ -70,6 +72,14 @@ class InvalidPrice(InvalidInput):
 
 class NoLogsFound(InvalidInput):
     """A path given to an import holds no session log."""
+
+
+class InvalidRequest(InvalidInput):
+    """A model request is one that its provider would refuse."""
+
+
+class InvalidTrace(InvalidInput):
+    """A file of recorded traffic cannot be read, or is not in the format that it was said to be."""
 
 
 class UnknownBudget(InvalidInput):

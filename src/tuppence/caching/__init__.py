@@ -1,0 +1,1 @@
+"""Prompt caching: where to put the markers, what it saves, and what breaks it."""

@@ -1,0 +1,297 @@
+"""Plans the cache markers of a Messages API request; usable with any client.
+
+`plan` changes nothing: neither the request nor what the history decides later. Tell the history
+with `history.record(plan)` when the request is sent, and with `history.settle(plan, usage)` what
+the provider counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from fractions import Fraction
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+from tuppence.caching.entries import FIVE_MINUTES, ONE_HOUR, Marker
+from tuppence.caching.history import CacheHistory, Prompt, Shipment
+from tuppence.caching.placement import Placement
+from tuppence.caching.positions import traits_of
+from tuppence.caching.request_blocks import Block, RequestBlocks, blocks_of, place_name
+from tuppence.caching.rules import CacheRules, cache_rules
+from tuppence.core.money import round_half_even
+from tuppence.errors import InvalidInput, UnknownPrice
+from tuppence.language import mark
+
+TTLS: Mapping[str, int | None] = {"auto": None, "5m": FIVE_MINUTES, "1h": ONE_HOUR}
+TTL_NAMES = {seconds: name for name, seconds in TTLS.items()}
+
+REASONS: Mapping[str, str] = {
+    "reads": mark("About {tokens} tokens are cached and will be read."),
+    "writes": mark("Writes {tokens} tokens for {ttl}: they are expected to come again."),
+    "sealed": mark(
+        "Written for an hour: after a pause of more than five minutes, writing everything again "
+        "would cost more."
+    ),
+    "below_minimum": mark(
+        "Not cached: {tokens} tokens are less than the {minimum} that {model} caches."
+    ),
+    "minimum_unknown": mark(
+        "The smallest prompt that {model} caches is not known; {minimum} tokens are assumed."
+    ),
+    "not_expected_again": mark(
+        "{tokens} tokens at the end are not cached: they are not expected to come again in time."
+    ),
+    "volatile_prefix": mark(
+        "{where} differs in every request, so nothing after it can be read from the cache; move "
+        "what changes to the end."
+    ),
+    "allowance_used_up": mark(
+        "Not cached: what was written lately has not been read enough to pay for more."
+    ),
+    "callers_markers": mark("The markers that the caller set are left as they are."),
+    "cached_by_provider": mark(
+        "The provider caches by itself; the first {tokens} tokens are the same as before and "
+        "should stay so."
+    ),
+    "cache_key": mark(
+        "prompt_cache_key is set, so that requests with this prefix meet the same cache."
+    ),
+    "unpriced": mark("{model} has no known price, so it cannot be told what caching would save."),
+}
+"""What a plan may say, by code. Codes are the same in every language."""
+
+
+class Reason(NamedTuple):
+    """Why a plan is as it is."""
+
+    code: str
+    message: str
+
+
+class PlannedMarker(NamedTuple):
+    """A marker: the place of its block in the request, its TTL, and the tokens up to it."""
+
+    path: tuple[str | int, ...]
+    ttl: str
+    prefix_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePlan:
+    """A request with markers, what they are expected to save, and why they stand there."""
+
+    request: dict[str, Any]
+    """A new request; the caller's is not changed, and unchanged parts are shared with it."""
+    model: str
+    markers: tuple[PlannedMarker, ...]
+    reasons: tuple[Reason, ...]
+    expected_saving_nanos: int
+    """Against sending the prompt uncached; what is written counts with what it is expected to
+    save later."""
+    expected_read_tokens: int = 0
+    expected_written_tokens: int = 0
+    rules: CacheRules | None = None
+    """What the decision rests on; None for a model without a price."""
+    shipment: Shipment | None = field(default=None, repr=False)
+
+
+def plan(
+    request: Mapping[str, Any],
+    model: str,
+    history: CacheHistory,
+    *,
+    at: datetime | None = None,
+    ttl: str = "auto",
+    replace_markers: bool = False,
+    expect_reuse: bool = False,
+) -> CachePlan:
+    """Return the request with the cache markers that are expected to save most.
+
+    `ttl` allows only "5m" or "1h". Markers that the caller set stay, and none is added to them,
+    unless `replace_markers`. `expect_reuse` says that tools and system prompt will be used again
+    soon, so that they are worth writing at first sight. Raises InvalidRequest for what the
+    provider would refuse, InvalidInput for an unknown `ttl`.
+    """
+    if ttl not in TTLS:
+        raise InvalidInput(
+            "is not a TTL", field="ttl", value=ttl, remedy=f"choose one of {', '.join(TTLS)}"
+        )
+    blocks = blocks_of(request)
+    path = history.path(model, blocks)
+    moment = at or history.now()
+    rules = _rules(history, model, moment, path[-1].end_tokens)
+    if rules is None:
+        return unplanned(request, model, "unpriced")
+    prompt = Prompt(model, blocks, path, traits_of(request, path, blocks))
+    placement = history.place(
+        prompt,
+        rules,
+        moment.timestamp(),
+        ttl_seconds=TTLS[ttl],
+        certain_tokens=prompt.traits.static_tokens if expect_reuse else 0,
+    )
+    keep = has_markers(blocks) and not replace_markers
+    markers = (
+        callers_markers(blocks)
+        if keep
+        else movable(placement.markers, blocks.blocks, rules.most_markers)
+    )
+    shipment = Shipment(prompt, markers, placement.segments, rules, moment.timestamp())
+    return CachePlan(
+        request=dict(request) if keep else with_markers(request, blocks, markers),
+        model=model,
+        markers=tuple(_planned(one, prompt) for one in markers),
+        reasons=tuple(_reasons(history, placement, shipment, keep=keep)),
+        expected_saving_nanos=0 if keep else _nanos(placement.worth_tokens, rules),
+        expected_read_tokens=placement.cached_tokens,
+        expected_written_tokens=placement.end_tokens - placement.cached_tokens,
+        rules=rules,
+        shipment=shipment,
+    )
+
+
+def unplanned(request: Mapping[str, Any], model: str, code: str) -> CachePlan:
+    """Return a plan that leaves the request as it is."""
+    return CachePlan(
+        request=dict(request),
+        model=model,
+        markers=(),
+        reasons=(reason(code, model=model),),
+        expected_saving_nanos=0,
+    )
+
+
+def reason(code: str, **values: object) -> Reason:
+    """Return a reason in English; `REASONS` holds the texts to translate."""
+    return Reason(code, REASONS[code].format(**values))
+
+
+def has_markers(blocks: RequestBlocks) -> bool:
+    """Tell whether the caller set a marker, or the automatic mode."""
+    return blocks.automatic_ttl_seconds is not None or bool(callers_markers(blocks))
+
+
+def callers_markers(blocks: RequestBlocks) -> tuple[Marker, ...]:
+    """Return the markers that the caller set, the automatic one at its place."""
+    markers = [
+        Marker(index, block.ttl_seconds)
+        for index, block in enumerate(blocks.blocks)
+        if block.ttl_seconds is not None
+    ]
+    if blocks.automatic_ttl_seconds is not None:
+        last = _cacheable_at_or_before(blocks.blocks, len(blocks.blocks) - 1)
+        if last >= 0 and (not markers or markers[-1].place != last):
+            markers.append(Marker(last, blocks.automatic_ttl_seconds))
+    return tuple(markers)
+
+
+def movable(markers: Sequence[Marker], blocks: Sequence[Block], most: int) -> tuple[Marker, ...]:
+    """Return markers on blocks that can carry one: at the place meant, or the one before it."""
+    moved = {
+        index: one.ttl_seconds
+        for one in markers
+        if (index := _cacheable_at_or_before(blocks, one.place)) >= 0
+    }
+    return tuple(Marker(index, ttl) for index, ttl in sorted(moved.items()))[-most:]
+
+
+def with_markers(
+    request: Mapping[str, Any], blocks: RequestBlocks, markers: Sequence[Marker]
+) -> dict[str, Any]:
+    """Return a copy of a request that has these markers and no other."""
+    changed: Any = {key: value for key, value in request.items() if key != "cache_control"}
+    for block in blocks.blocks:
+        if block.ttl_seconds is not None:
+            changed = _changed(changed, block.path, _without_marker)
+    for index, ttl_seconds in markers:
+        control = {"type": "ephemeral"}
+        if ttl_seconds == ONE_HOUR:
+            control["ttl"] = "1h"
+        changed = _changed(changed, blocks.blocks[index].path, partial(_with_marker, control))
+    return cast("dict[str, Any]", changed)
+
+
+def _changed(node: Any, path: Sequence[str | int], change: Callable[[Any], Any]) -> Any:
+    """Return a copy in which what stands at the path is changed; what is beside it is shared."""
+    if not path:
+        return change(node)
+    copy: Any = dict(node) if isinstance(node, Mapping) else list(node)
+    copy[path[0]] = _changed(node[path[0]], path[1:], change)
+    return copy
+
+
+def _with_marker(control: Mapping[str, str], block: Any) -> Any:
+    if isinstance(block, str):
+        return [{"type": "text", "text": block, "cache_control": dict(control)}]
+    return {**block, "cache_control": dict(control)}
+
+
+def _without_marker(block: Any) -> Any:
+    return {key: value for key, value in block.items() if key != "cache_control"}
+
+
+def _cacheable_at_or_before(blocks: Sequence[Block], index: int) -> int:
+    while index >= 0 and not blocks[index].cacheable:
+        index -= 1
+    return index
+
+
+def _planned(marker: Marker, prompt: Prompt) -> PlannedMarker:
+    return PlannedMarker(
+        prompt.blocks.blocks[marker.place].path,
+        TTL_NAMES[marker.ttl_seconds],
+        prompt.path[marker.place].end_tokens,
+    )
+
+
+def _rules(
+    history: CacheHistory, model: str, moment: datetime, prompt_tokens: int
+) -> CacheRules | None:
+    try:
+        return cache_rules(
+            history.book,
+            model,
+            at_seconds=int(moment.timestamp()),
+            prompt_tokens=prompt_tokens,
+        )
+    except UnknownPrice:
+        return None
+
+
+def _reasons(
+    history: CacheHistory, placement: Placement, shipment: Shipment, *, keep: bool
+) -> Iterator[Reason]:
+    """Yield why the markers stand where they do, and why there are not more."""
+    prompt, rules = shipment.prompt, shipment.rules
+    total = prompt.path[-1].end_tokens
+    if keep:
+        yield reason("callers_markers")
+    if not rules.minimum_is_known:
+        yield reason("minimum_unknown", model=rules.model, minimum=rules.minimum_tokens)
+    volatile = history.volatile_block(prompt.model, prompt.blocks)
+    if volatile is not None:
+        yield reason("volatile_prefix", where=place_name(volatile))
+    if keep:
+        return
+    if placement.cached_tokens:
+        yield reason("reads", tokens=placement.cached_tokens)
+    written = placement.end_tokens - placement.cached_tokens
+    if written:
+        ttl_seconds = placement.markers[-1].ttl_seconds
+        yield reason("writes", tokens=written, ttl=TTL_NAMES[ttl_seconds])
+        if ttl_seconds == ONE_HOUR:
+            yield reason("sealed")
+    if placement.end_tokens < total:
+        yield reason(
+            placement.reason,
+            tokens=total if placement.reason == "below_minimum" else total - placement.end_tokens,
+            minimum=rules.minimum_tokens,
+            model=rules.model,
+        )
+
+
+def _nanos(tokens: float, rules: CacheRules) -> int:
+    worth = Fraction(tokens) * rules.input_rate
+    return round_half_even(worth.numerator, worth.denominator)

@@ -1,0 +1,269 @@
+"""Reads recorded traffic: who sent which prefix when. Formats: docs/reference/replay.md.
+
+Nothing is kept of a trace but times, models, token counts and the identity of prefixes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+
+import msgspec
+
+from tuppence.caching.placement import RequestTraits
+from tuppence.caching.positions import (
+    TOKENS_PER_BYTE,
+    PromptPositions,
+    traits_of,
+)
+from tuppence.caching.prefix_tree import Position, PrefixTree
+from tuppence.caching.request_blocks import RequestBlocks, blocks_of
+from tuppence.caching.rules import LOOKBACK_POSITIONS
+from tuppence.errors import InvalidInput, InvalidTrace
+from tuppence.providers.anthropic import read_usage
+
+MOONCAKE_BLOCK_TOKENS = 512
+Runs = tuple[tuple[int, int], ...]
+Decoded = TypeVar("Decoded")
+
+
+class TraceRequest(NamedTuple):
+    """One recorded request."""
+
+    at: float
+    """Seconds; only differences count."""
+    model: str
+    input_tokens: int
+    """The whole prompt, cached or not."""
+    path: Callable[[], Sequence[Position]]
+    """Returns the places after which its prompt may be cached, the shortest prefix first."""
+    traits: RequestTraits
+
+
+class Stream(NamedTuple):
+    """Requests in order of time that can share a cache; another stream shares nothing with it."""
+
+    requests: Iterable[TraceRequest]
+    lookback_positions: int | None
+    """How far markers look back; None for traces whose blocks are not content blocks."""
+
+
+Reader = Callable[[Path, str | None, Callable[[int], None]], Iterator[Stream]]
+
+
+class _KvRequest(msgspec.Struct):
+    t: float
+    type: str
+    model: str = ""
+    in_: int = msgspec.field(default=0, name="in")
+    input_types: tuple[str, ...] = ()
+    h: Runs = ()
+    requests: tuple[_KvRequest, ...] = ()
+    tool_tokens: int = 0
+    system_tokens: int = 0
+
+
+class _KvConversation(msgspec.Struct):
+    requests: tuple[_KvRequest, ...]
+    block_size: int
+    tool_tokens: int = 0
+    system_tokens: int = 0
+
+
+class _MessageRow(msgspec.Struct):
+    timestamp: float | datetime
+    request: dict[str, Any]
+    usage: dict[str, Any] | None = None
+
+
+class _MooncakeRequest(msgspec.Struct):
+    timestamp: float
+    input_length: int
+    hash_ids: tuple[int, ...]
+
+
+def read_claude_code_kv(
+    path: Path, model: str | None, on_bytes: Callable[[int], None]
+) -> Iterator[Stream]:
+    """Yield the conversations of a kv-cache-tester trace, each a stream of its own.
+
+    The requests of a sub-agent happen at the parent's `t` plus their own. Raises InvalidTrace.
+    """
+    decoder = msgspec.json.Decoder(_KvConversation)
+    for conversation in _decoded(path, decoder, on_bytes):
+        yield Stream(_kv_requests(conversation, model), None)
+
+
+def read_mooncake(
+    path: Path, model: str | None, on_bytes: Callable[[int], None]
+) -> Iterator[Stream]:
+    """Yield a Mooncake trace as one stream; only whole blocks of 512 tokens can be cached.
+
+    Raises InvalidTrace.
+    """
+    if model is None:
+        raise InvalidInput(
+            "is needed, because the trace names no model",
+            field="model",
+            value=model,
+            remedy="add --model, for instance --model claude-opus-5",
+        )
+    decoder = msgspec.json.Decoder(_MooncakeRequest)
+    tree = PrefixTree(MOONCAKE_BLOCK_TOKENS)
+    rows = sorted(_decoded(path, decoder, on_bytes), key=lambda row: row.timestamp)
+    yield Stream((_mooncake_request(row, model, tree) for row in rows), None)
+
+
+def read_messages(
+    path: Path, model: str | None, on_bytes: Callable[[int], None]
+) -> Iterator[Stream]:
+    """Yield recorded Messages API requests as one stream.
+
+    A line holds `timestamp` (seconds, or an ISO 8601 time) and `request`, the body that was sent;
+    where lines have `usage`, the provider's counts, they tell how many tokens a byte has.
+    Raises InvalidTrace, and InvalidRequest for a body that the provider would refuse.
+    """
+    rows = list(_decoded(path, msgspec.json.Decoder(_MessageRow), on_bytes))
+    timed = sorted(((_seconds(row.timestamp), row) for row in rows), key=lambda pair: pair[0])
+    blocks = [blocks_of(row.request) for _, row in timed]
+    table = PromptPositions(tokens_per_byte=_tokens_per_byte(timed, blocks))
+    yield Stream(
+        [
+            _message_request(at, row.request, cut, row.request.get("model") or model or "", table)
+            for (at, row), cut in zip(timed, blocks, strict=True)
+        ],
+        LOOKBACK_POSITIONS,
+    )
+
+
+READERS: Mapping[str, Reader] = {
+    "claude-code-kv": read_claude_code_kv,
+    "mooncake": read_mooncake,
+    "messages": read_messages,
+}
+
+
+def _kv_requests(conversation: _KvConversation, model: str | None) -> Iterator[TraceRequest]:
+    trees: dict[str, PrefixTree] = {}
+    size = conversation.block_size
+    static = conversation.tool_tokens + conversation.system_tokens
+    flat = _flattened(conversation.requests, 0.0, static, conversation.tool_tokens > 0)
+    for at, request, static_tokens, has_tools in sorted(flat, key=lambda row: row[0]):
+        name = request.model or model or ""
+        tree = trees.setdefault(name, PrefixTree(size))
+        blocks = static_tokens // size
+        yield TraceRequest(
+            at=at,
+            model=name,
+            input_tokens=request.in_,
+            path=partial(tree.path, request.h, (blocks,)),
+            traits=RequestTraits(
+                has_tools=has_tools,
+                by_person="tool_result" not in request.input_types,
+                static_tokens=blocks * size,
+            ),
+        )
+
+
+def _flattened(
+    requests: Iterable[_KvRequest], since: float, static_tokens: int, has_tools: bool
+) -> Iterator[tuple[float, _KvRequest, int, bool]]:
+    for request in requests:
+        if request.type == "subagent":
+            own = request.tool_tokens + request.system_tokens
+            yield from _flattened(request.requests, since + request.t, own, request.tool_tokens > 0)
+        else:
+            yield since + request.t, request, static_tokens, has_tools
+
+
+def _mooncake_request(row: _MooncakeRequest, model: str, tree: PrefixTree) -> TraceRequest:
+    whole = row.hash_ids[: row.input_length // MOONCAKE_BLOCK_TOKENS]
+    return TraceRequest(
+        at=row.timestamp / 1000,
+        model=model,
+        input_tokens=row.input_length,
+        path=partial(tree.path, runs_of(whole), (1,)),
+        traits=RequestTraits(),
+    )
+
+
+def runs_of(ids: Iterable[int]) -> Runs:
+    """Return block ids as runs of neighbours: 4, 5, 6, 9 is ((4, 3), (9, 1))."""
+    runs: list[tuple[int, int]] = []
+    for block in ids:
+        if runs and sum(runs[-1]) == block:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((block, 1))
+    return tuple(runs)
+
+
+def _message_request(
+    at: float,
+    request: Mapping[str, Any],
+    blocks: RequestBlocks,
+    model: str,
+    table: PromptPositions,
+) -> TraceRequest:
+    path = table.path(model, blocks)
+    table.keep(model, blocks, path)
+    return TraceRequest(
+        at, model, path[-1].end_tokens, lambda: path, traits_of(request, path, blocks)
+    )
+
+
+def _tokens_per_byte(
+    rows: Iterable[tuple[float, _MessageRow]], blocks: Iterable[RequestBlocks]
+) -> Fraction:
+    tokens = size_bytes = 0
+    for (_, row), cut in zip(rows, blocks, strict=True):
+        if row.usage is not None:
+            parts = read_usage(row.usage, "")
+            tokens += parts[0].usage.prompt_tokens
+            size_bytes += sum(block.size_bytes for block in cut.blocks)
+    return Fraction(tokens, size_bytes) if tokens and size_bytes else TOKENS_PER_BYTE
+
+
+def _seconds(moment: float | datetime) -> float:
+    return moment.timestamp() if isinstance(moment, datetime) else moment
+
+
+def _decoded(
+    path: Path, decoder: msgspec.json.Decoder[Decoded], on_bytes: Callable[[int], None]
+) -> Iterator[Decoded]:
+    """Yield the lines of a file, decoded; tell how many bytes of the file were read so far."""
+    number = 0
+    try:
+        with path.open("rb") as file, _decompressed(file, path) as lines:
+            for line in lines:
+                number += 1
+                if line.strip():
+                    yield decoder.decode(line)
+                on_bytes(file.tell())
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+        raise InvalidTrace(
+            f"cannot be read: {error}",
+            field=f"{path.name} line {number}",
+            value=str(path),
+            remedy="check --format; docs/reference/replay.md shows what each format holds",
+        ) from error
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise InvalidTrace(
+            f"cannot be read after line {number}: {error}",
+            field="trace",
+            value=str(path),
+            remedy="give a file that can be read: plain, .gz or .xz",
+        ) from error
+
+
+def _decompressed(file: BinaryIO, path: Path) -> BinaryIO:
+    if path.suffix == ".xz":
+        return cast("BinaryIO", lzma.LZMAFile(file))
+    return cast("BinaryIO", gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
