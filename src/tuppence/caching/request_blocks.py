@@ -52,6 +52,13 @@ class RequestBlocks:
     automatic_ttl_seconds: int | None
     """TTL of the automatic mode (`cache_control` of the request itself), None without it."""
 
+    @property
+    def markers(self) -> tuple[int, ...]:
+        """Indices of the blocks that the caller marked."""
+        return tuple(
+            index for index, block in enumerate(self.blocks) if block.ttl_seconds is not None
+        )
+
 
 def blocks_of(request: Mapping[str, Any]) -> RequestBlocks:
     """Return the blocks of a Messages API request; raise InvalidRequest where it would be refused.
