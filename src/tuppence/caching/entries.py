@@ -129,7 +129,7 @@ class CacheEntries:
         hit = self._find(path, markers, at)
         if hit >= 0:
             self.refresh(path[hit], at)
-            self._mark_read(path, hit)
+            self._mark_read(path, hit, at)
         return hit
 
     def _find(self, path: Sequence[Position], markers: Sequence[Marker], at: float) -> int:
@@ -143,11 +143,13 @@ class CacheEntries:
             last = stop
         return -1
 
-    def _mark_read(self, path: Sequence[Position], hit: int) -> None:
-        """Note that what was written below the hit was of use."""
+    def _mark_read(self, path: Sequence[Position], hit: int, at: float) -> None:
+        """Note that what was written up to the hit was of use; below a read entry, all was."""
         for index in range(hit, -1, -1):
             entry = self._entries.get(path[index])
             if entry is not None:
+                if not entry.unread_tokens and index < hit and entry.expires_at >= at:
+                    return
                 entry.unread_tokens = 0
 
     def _write(self, position: Position, ttl_seconds: int, tokens: int, at: float) -> None:

@@ -18,6 +18,7 @@ from tuppence.caching.placement import (
     place,
     prior_of,
     record_use,
+    segments_of,
 )
 from tuppence.caching.positions import PromptPositions
 from tuppence.caching.prefix_tree import Position
@@ -97,14 +98,15 @@ class CacheHistory:
         *,
         ttl_seconds: int | None,
         certain_tokens: int,
-    ) -> Placement:
-        """Decide where markers stand; nothing is counted."""
+    ) -> tuple[Placement, tuple[Segment, ...]]:
+        """Decide where markers stand; nothing is counted. Return the prompt's segments, too."""
         with self._lock:
-            return place(
+            segments = segments_of(prompt.path, at, prompt.traits, self.statistics)
+            placement = place(
                 prompt.path,
                 at,
                 prompt.traits,
-                self.statistics,
+                segments,
                 self._entries_of(prompt.model),
                 self.allowance,
                 economics=Economics.of(rules),
@@ -112,6 +114,7 @@ class CacheHistory:
                 ttl_seconds=ttl_seconds,
                 certain_tokens=certain_tokens,
             )
+            return placement, tuple(segments)
 
     def volatile_block(self, model: str, blocks: RequestBlocks) -> tuple[str | int, ...] | None:
         """Return where tools or system prompt differ in every request, None where they do not."""

@@ -78,8 +78,6 @@ class Placement(NamedTuple):
     """Markers, and why they stand where they do."""
 
     markers: tuple[Marker, ...]
-    segments: tuple[Segment, ...]
-    """The prompt by how likely its parts are to come again."""
     cached_tokens: int
     """Tokens that are expected to be read."""
     end_tokens: int
@@ -101,6 +99,10 @@ class Allowance:
 
     left_tokens: float = 40_000.0
     share: float = 0.004
+
+    def pay(self, tokens: float) -> None:
+        """Count what keeping a prefix alive costs."""
+        self.left_tokens -= tokens
 
     def count(self, prompt_tokens: int, served: Served, economics: Economics) -> None:
         """Count what caching saved and cost of a request."""
@@ -168,7 +170,7 @@ def place(  # noqa: PLR0913 - a decision rests on all of these
     path: Sequence[Position],
     at: float,
     traits: RequestTraits,
-    statistics: ReuseStatistics,
+    segments: Sequence[Segment],
     entries: CacheEntries,
     allowance: Allowance,
     *,
@@ -179,12 +181,9 @@ def place(  # noqa: PLR0913 - a decision rests on all of these
 ) -> Placement:
     """Decide on a request. Nothing is counted: `record_use` does that when it is really sent.
 
-    `ttl_seconds` allows only one TTL, None chooses. The first `certain_tokens` are known to come
-    again, because the caller says so.
+    `segments` are those that `segments_of` returns for it. `ttl_seconds` allows only one TTL, None
+    chooses. The first `certain_tokens` are known to come again, because the caller says so.
     """
-    statistics.advance(at)
-    seen = seen_segments(path, at, traits, statistics)
-    segments = seen + new_segments(path, traits, statistics, seen)
     odds = [
         Odds(one.start_tokens, one.end_tokens, *one.rate.soon_and_later(at)) for one in segments
     ]
@@ -197,7 +196,7 @@ def place(  # noqa: PLR0913 - a decision rests on all of these
         end, worth = certain_tokens, (certain_tokens - cached) * economics.read
     if 0 < end < minimum_tokens:
         end, worth, reason = cached, 0.0, "below_minimum"
-    ttl = choose_ttl(odds, _sealed(path, at, entries), (cached, end), choice)
+    ttl = choose_ttl(odds, sealed_tokens(path, at, entries), (cached, end), choice)
     premium = (end - cached) * choice.premium(ttl)
     if end > max(cached, certain_tokens) and premium > allowance.left_tokens:
         end, worth, reason = max(cached, certain_tokens), 0.0, "allowance_used_up"
@@ -205,7 +204,7 @@ def place(  # noqa: PLR0913 - a decision rests on all of these
         entry = entries.live(path[hit], at)
         ttl = entry.ttl_seconds if entry is not None else ttl
     markers = markers_at(path, hit, end, ttl, traits)
-    return Placement(markers, tuple(segments), cached, end, worth + cached * economics.read, reason)
+    return Placement(markers, cached, end, worth + cached * economics.read, reason)
 
 
 def record_use(
@@ -224,6 +223,15 @@ def record_use(
         position.uses += 1
         position.last_use = use
     path[-1].ends_request = True
+
+
+def segments_of(
+    path: Sequence[Position], at: float, traits: RequestTraits, statistics: ReuseStatistics
+) -> list[Segment]:
+    """Return a prompt by how likely its parts are to come again."""
+    statistics.advance(at)
+    seen = seen_segments(path, at, traits, statistics)
+    return seen + new_segments(path, traits, statistics, seen)
 
 
 def seen_segments(
@@ -328,7 +336,7 @@ def markers_at(
     return ((Marker(hit, ttl_seconds),) if hit >= 0 else ()) + tuple(markers)
 
 
-def _sealed(path: Sequence[Position], at: float, entries: CacheEntries) -> int:
+def sealed_tokens(path: Sequence[Position], at: float, entries: CacheEntries) -> int:
     """Return how many tokens of a path are cached for an hour."""
     for position in reversed(path):
         entry = entries.live(position, at)
@@ -339,7 +347,10 @@ def _sealed(path: Sequence[Position], at: float, entries: CacheEntries) -> int:
 
 def _continued(path: Sequence[Position]) -> int:
     """Return how many earlier requests this one goes on after, 0 where the last was another's."""
-    seen = [position for position in path if position.uses]
-    if not seen or not seen[-1].ends_request:
-        return 0
-    return sum(one.ends_request for one in seen if one.end_tokens > SHORTEST_REQUEST_TOKENS)
+    count, last = 0, None
+    for position in path:
+        if not position.uses:
+            break
+        last = position
+        count += position.ends_request and position.end_tokens > SHORTEST_REQUEST_TOKENS
+    return count if last is not None and last.ends_request else 0

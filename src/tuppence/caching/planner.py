@@ -125,7 +125,7 @@ def plan(
     if rules is None:
         return unplanned(request, model, "unpriced")
     prompt = Prompt(model, blocks, path, traits_of(request, path, blocks))
-    placement = history.place(
+    placement, segments = history.place(
         prompt,
         rules,
         moment.timestamp(),
@@ -138,7 +138,7 @@ def plan(
         if keep
         else movable(placement.markers, blocks.blocks, rules.most_markers)
     )
-    shipment = Shipment(prompt, markers, placement.segments, rules, moment.timestamp())
+    shipment = Shipment(prompt, markers, segments, rules, moment.timestamp())
     return CachePlan(
         request=dict(request) if keep else with_markers(request, blocks, markers),
         model=model,

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from tuppence.caching.entries import FIVE_MINUTES, CacheEntries, Marker, Served
+from tuppence.caching.keep_alive import KeepAlive, Prefix
 from tuppence.caching.placement import (
     Allowance,
     Economics,
     RequestTraits,
     place,
-    prior_of,
-    record_use,
+    sealed_tokens,
 )
 from tuppence.caching.prefix_tree import Position
-from tuppence.caching.reuse import ReuseStatistics
+from tuppence.caching.reuse import Segment
 
 
 class Sent(NamedTuple):
@@ -27,6 +27,8 @@ class Sent(NamedTuple):
     prompt_tokens: int
     minimum_tokens: int
     economics: Economics
+    segments: Sequence[Segment]
+    """The prompt by how likely its parts are to come again."""
 
 
 class Policy(Protocol):
@@ -35,8 +37,11 @@ class Policy(Protocol):
     def markers(self, sent: Sent, entries: CacheEntries) -> Sequence[Marker]:
         """Return the markers for a request."""
 
-    def served(self, sent: Sent, served: Served) -> None:
-        """Learn what was billed."""
+    def served(self, sent: Sent, served: Served, entries: CacheEntries) -> None:
+        """Learn what was billed, after the request was counted in the statistics."""
+
+    def refreshes(self, before: float) -> Iterator[Served]:
+        """Send what is due before a moment to keep prefixes alive; yield what each is billed."""
 
     def end_stream(self) -> None:
         """Learn that what comes next shares nothing with what came before."""
@@ -57,8 +62,13 @@ class FixedPolicy:
         indices = sorted({index for index in self._places(sent) if index >= 0})
         return [Marker(index, self._ttl_seconds) for index in indices]
 
-    def served(self, sent: Sent, served: Served) -> None:
+    def served(self, sent: Sent, served: Served, entries: CacheEntries) -> None:
         """Nothing to learn."""
+
+    def refreshes(self, before: float) -> Iterator[Served]:
+        """Nothing to keep alive."""
+        del before
+        return iter(())
 
     def end_stream(self) -> None:
         """Nothing to forget."""
@@ -67,34 +77,57 @@ class FixedPolicy:
 class AdaptivePolicy:
     """Decides by what is learned of reuse so far: `tuppence.caching.placement`."""
 
-    def __init__(self, ttl_seconds: int | None = None) -> None:
-        self.statistics = ReuseStatistics(prior_of)
-        self.allowance = Allowance()
+    def __init__(
+        self,
+        ttl_seconds: int | None = None,
+        *,
+        keep_alive: bool = False,
+    ) -> None:
+        self._allowance = Allowance()
+        self._keep_alive = KeepAlive() if keep_alive else None
         self._ttl_seconds = ttl_seconds
 
     def markers(self, sent: Sent, entries: CacheEntries) -> Sequence[Marker]:
         """Return the markers for a request."""
-        placement = place(
+        return place(
             sent.path,
             sent.at,
             sent.traits,
-            self.statistics,
+            sent.segments,
             entries,
-            self.allowance,
+            self._allowance,
             economics=sent.economics,
             minimum_tokens=sent.minimum_tokens,
             ttl_seconds=self._ttl_seconds,
-        )
-        record_use(sent.path, sent.at, placement.segments, self.statistics)
-        return placement.markers
+        ).markers
 
-    def served(self, sent: Sent, served: Served) -> None:
+    def served(self, sent: Sent, served: Served, entries: CacheEntries) -> None:
         """Count what caching cost and saved."""
-        self.allowance.count(sent.prompt_tokens, served, sent.economics)
+        self._allowance.count(sent.prompt_tokens, served, sent.economics)
+        longest = entries.longest(sent.path, sent.at)
+        if self._keep_alive is None or longest < 0:
+            return
+        position = sent.path[longest]
+        if position.last_use is not None:
+            sealed = sealed_tokens(sent.path, sent.at, entries)
+            self._keep_alive.watch(
+                Prefix(position, position.last_use, sealed, entries, sent.economics)
+            )
+
+    def refreshes(self, before: float) -> Iterator[Served]:
+        """Read again what is due before a moment, where that pays."""
+        if self._keep_alive is None:
+            return
+        for prefix, _ in self._keep_alive.due(before):
+            tokens = prefix.position.end_tokens
+            served = Served(tokens, 0, 0, tokens)
+            self._allowance.pay(tokens * (1 - prefix.economics.read))
+            yield served
 
     def end_stream(self) -> None:
-        """Stop waiting for the stream's prompts to come again."""
-        self.statistics.pause()
+        """Forget what was to be kept alive."""
+        if self._keep_alive is not None:
+            self._keep_alive.clear()
 
 
 def no_places(sent: Sent) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
@@ -9,7 +10,7 @@ from typing import NamedTuple, TypedDict
 
 from tuppence.caching.entries import FIVE_MINUTES, NOTHING, ONE_HOUR, CacheEntries, Served
 from tuppence.caching.hindsight import Hindsight
-from tuppence.caching.placement import Economics
+from tuppence.caching.placement import Economics, prior_of, record_use, segments_of
 from tuppence.caching.policies import (
     AdaptivePolicy,
     FixedPolicy,
@@ -20,10 +21,13 @@ from tuppence.caching.policies import (
     no_places,
     system_and_last,
 )
+from tuppence.caching.prefix_tree import Position
+from tuppence.caching.reuse import ReuseStatistics
 from tuppence.caching.rules import CacheRules, cache_rules
 from tuppence.caching.traces import Stream, TraceRequest
 from tuppence.core.money import round_half_even, to_dollars
 from tuppence.core.price_book import PriceBook
+from tuppence.errors import UnknownPrice
 
 TTL_NAMES: Mapping[int | None, str] = {FIVE_MINUTES: "5m", ONE_HOUR: "1h", None: "auto"}
 
@@ -58,6 +62,7 @@ class Choice(NamedTuple):
     ttl_seconds: int | None
 
 
+ADAPTIVE = ("adaptive", "adaptive+keep-alive")
 BOUNDS = ("ideal", "oracle")
 FIXED = {
     "none": no_places,
@@ -71,6 +76,7 @@ POLICIES: Mapping[str, tuple[int | None, ...]] = {
     "last": (FIVE_MINUTES, ONE_HOUR),
     "system+last": (FIVE_MINUTES, ONE_HOUR),
     "adaptive": (None,),
+    "adaptive+keep-alive": (None,),
     "ideal": (FIVE_MINUTES,),
     "oracle": (None,),
 }
@@ -148,21 +154,30 @@ class Lane:
         self.wasted_tokens = 0
         self._policy = _policy(choice)
         self._caches: dict[str, CacheEntries] = {}
+        self._rules: CacheRules | None = None
+        self._last = (NOTHING, CacheEntries())
 
     def serve(self, request: TraceRequest, sent: Sent, rules: CacheRules, stream: Stream) -> None:
         """Answer a request as the provider would, with this policy's markers."""
+        self._refresh(sent.at)
         served = NOTHING
+        cache = self._caches.get(request.model)
+        if cache is None:
+            cache = self._caches[request.model] = CacheEntries(stream.lookback_positions)
         if sent.path:
-            cache = self._caches.get(request.model)
-            if cache is None:
-                cache = self._caches[request.model] = CacheEntries(stream.lookback_positions)
             markers = self._policy.markers(sent, cache)
             served = cache.serve(sent.path, markers, sent.at, sent.minimum_tokens)
-        self._policy.served(sent, served)
         self.bill.add(rules, request.input_tokens, served)
+        self._rules, self._last = rules, (served, cache)
+
+    def learn(self, sent: Sent) -> None:
+        """Let the policy learn from the request served last."""
+        served, cache = self._last
+        self._policy.served(sent, served, cache)
 
     def end_stream(self) -> None:
         """Forget the caches of a stream and count what they wasted."""
+        self._refresh(math.inf)
         for cache in self._caches.values():
             cache.end()
             self.wasted_tokens += cache.wasted_tokens
@@ -173,10 +188,24 @@ class Lane:
         """Return what all requests cost."""
         return self.bill.nanos()
 
+    def _refresh(self, before: float) -> None:
+        """Pay for what is sent to keep prefixes alive until a moment."""
+        for served in self._policy.refreshes(before):
+            if self._rules is not None:
+                self.bill.add(self._rules, served.covered_tokens, served)
+
     @property
     def token_counts(self) -> tuple[int, int, int]:
         """Tokens read, written, and written in vain."""
         return self.bill.read_tokens, self.bill.written_tokens, self.wasted_tokens
+
+
+class Past(NamedTuple):
+    """A request of a stream that has ended, with its final path."""
+
+    request: TraceRequest
+    rules: CacheRules
+    path: Sequence[Position]
 
 
 class HindsightLane:
@@ -188,11 +217,10 @@ class HindsightLane:
         self._read_tokens = 0
         self._written_tokens = 0
 
-    def add_stream(self, requests: Sequence[tuple[TraceRequest, CacheRules]]) -> None:
+    def add_stream(self, requests: Sequence[Past]) -> None:
         """Count a whole stream."""
         models: dict[str, tuple[Hindsight, CacheRules]] = {}
-        for request, rules in reversed(requests):
-            path = request.path()
+        for request, rules, path in reversed(requests):
             hindsight, base = models.get(request.model) or models.setdefault(
                 request.model, (Hindsight(Economics.of(rules), self.choice.ttl_seconds), rules)
             )
@@ -219,14 +247,18 @@ def replay(
     streams: Iterable[Stream], choices: Sequence[Choice], rule_book: RuleBook
 ) -> ReplayResult:
     """Return what the requests would have cost under each policy; only input is counted."""
+    statistics = ReuseStatistics(prior_of)
     online = [Lane(choice) for choice in choices if choice.name not in BOUNDS]
     bounds = [HindsightLane(choice) for choice in choices if choice.name in BOUNDS]
+    learns = any(choice.name in ADAPTIVE for choice in choices)
     plain = Bill()
     totals = Counter[str]()
+    model = ""
     for stream in streams:
         priced: list[tuple[TraceRequest, CacheRules]] = []
         for request in stream.requests:
-            tier = rule_book.tier(request.model, request.input_tokens)
+            model = request.model
+            tier = rule_book.tier(model, request.input_tokens)
             totals["requests"] += 1
             if tier is None:
                 totals["unpriced"] += 1
@@ -234,18 +266,23 @@ def replay(
             rules = tier.rules
             totals["input_tokens"] += request.input_tokens
             plain.add(rules, request.input_tokens, NOTHING)
-            sent = _sent(request, tier)
+            sent = _sent(request, tier, statistics)
             for lane in online:
                 lane.serve(request, sent, rules, stream)
+            if learns and sent.path:
+                _learn(sent, online, statistics)
             if bounds:
                 priced.append((request, rules))
         for lane in online:
             lane.end_stream()
-        for bound in bounds:
-            bound.add_stream(priced)
+        statistics.pause()
+        if bounds:
+            past = [Past(request, rules, request.path()) for request, rules in priced]
+            for bound in bounds:
+                bound.add_stream(past)
     lanes: list[Lane | HindsightLane] = [*online, *bounds]
     lanes.sort(key=lambda lane: choices.index(lane.choice))
-    return _result(totals, plain.nanos(), lanes)
+    return _result(totals, plain.nanos(), lanes, model)
 
 
 def choices_of(names: Sequence[str], ttl: str) -> list[Choice]:
@@ -259,25 +296,44 @@ def choices_of(names: Sequence[str], ttl: str) -> list[Choice]:
 
 
 def _policy(choice: Choice) -> Policy:
-    if choice.name == "adaptive":
-        return AdaptivePolicy(choice.ttl_seconds)
+    if choice.name in ADAPTIVE:
+        return AdaptivePolicy(choice.ttl_seconds, keep_alive=choice.name != "adaptive")
     return FixedPolicy(FIXED[choice.name], choice.ttl_seconds or FIVE_MINUTES)
 
 
-def _sent(request: TraceRequest, tier: Tier) -> Sent:
+def _learn(sent: Sent, lanes: Iterable[Lane], statistics: ReuseStatistics) -> None:
+    """Count a request in what all policies learn from, and let each learn of its own outcome."""
+    record_use(sent.path, sent.at, sent.segments, statistics)
+    for lane in lanes:
+        lane.learn(sent)
+
+
+def _sent(request: TraceRequest, tier: Tier, statistics: ReuseStatistics) -> Sent:
+    path = request.path()
     return Sent(
         request.at,
-        request.path(),
+        path,
         request.traits,
         request.input_tokens,
         tier.rules.minimum_tokens,
         tier.economics,
+        segments_of(path, request.at, request.traits, statistics) if path else (),
     )
 
 
 def _result(
-    totals: Counter[str], plain_nanos: Fraction, lanes: Sequence[Lane | HindsightLane]
+    totals: Counter[str],
+    plain_nanos: Fraction,
+    lanes: Sequence[Lane | HindsightLane],
+    model: str,
 ) -> ReplayResult:
+    if totals["requests"] and totals["unpriced"] == totals["requests"]:
+        raise UnknownPrice(
+            "has no known price, and neither has any other of the trace",
+            field="model",
+            value=model,
+            remedy="check --model, or set a price with `tuppence prices set`",
+        )
     results = []
     for lane in lanes:
         nanos = lane.nanos()

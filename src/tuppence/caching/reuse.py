@@ -73,9 +73,14 @@ class ReuseRate:
 
     def soon_and_later(self, now: float) -> tuple[float, float]:
         """Return how likely tokens are to come again within 5 minutes, and after, in the hour."""
-        soon = math.exp(-sum(self._hazard(interval, now) for interval in _FIRST_5_MINUTES))
-        later = math.exp(-sum(self._hazard(interval, now) for interval in _REST_OF_THE_HOUR))
-        return 1 - soon, soon * (1 - later)
+        hazard = 0.0
+        for interval in _FIRST_5_MINUTES:
+            hazard += self._hazard(interval, now)
+        not_soon = math.exp(-hazard)
+        hazard = 0.0
+        for interval in _REST_OF_THE_HOUR:
+            hazard += self._hazard(interval, now)
+        return 1 - not_soon, not_soon * (1 - math.exp(-hazard))
 
     def probability(self, from_age: float, to_age: float, now: float) -> float:
         """Return how likely tokens not used again at one age are until another (seconds)."""

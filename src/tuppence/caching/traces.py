@@ -238,15 +238,16 @@ def _seconds(moment: float | datetime) -> float:
 def _decoded(
     path: Path, decoder: msgspec.json.Decoder[Decoded], on_bytes: Callable[[int], None]
 ) -> Iterator[Decoded]:
-    """Yield the lines of a file, decoded; tell how many bytes of the file were read so far."""
-    number = 0
+    """Yield the lines of a file, decoded; tell how many more bytes of the file were read."""
+    number = read_bytes = 0
     try:
         with path.open("rb") as file, _decompressed(file, path) as lines:
             for line in lines:
                 number += 1
                 if line.strip():
                     yield decoder.decode(line)
-                on_bytes(file.tell())
+                on_bytes(file.tell() - read_bytes)
+                read_bytes = file.tell()
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise InvalidTrace(
             f"cannot be read: {error}",
