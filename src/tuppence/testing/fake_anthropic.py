@@ -9,6 +9,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tuppence.caching.request_blocks import Block, RequestBlocks
@@ -33,15 +34,16 @@ MOST_KEPT = 10_000
 """Requests and billed requests that are kept; the oldest go first."""
 
 
-class BilledRequest(NamedTuple):
-    """A request that the provider takes money for."""
+@dataclass(slots=True)
+class BilledRequest:
+    """A request that the provider takes money for; in the book from its beginning."""
 
     request_id: str
     message_id: str
     api_key: str
     model: str
     usage: Usage
-    delivered: bool
+    delivered: bool = False
     """Whether the answer was sent to its end, as far as the server can see."""
 
 
@@ -201,48 +203,39 @@ class FakeAnthropic:
         return _Call(api_key, request, served, answer, message)
 
     async def _deliver(self, exchange: Exchange, call: _Call) -> None:
-        """Send an answer, and book it whatever becomes of the sending."""
-        delivered = False
+        """Book an answer, whatever becomes of its sending, and send it."""
         usage = billed_usage(call.served, call.answer)
-        try:
-            await self._pass_gate(exchange, call.answer, 0)
-            if usage != Usage():  # an unbilled refusal leaves nothing behind
-                self.cache.begin(call.served)
-            send = self._stream if call.request.get("stream") else self._send_whole
-            delivered = await send(exchange, call)
-        finally:
-            self.book.append(
-                BilledRequest(
-                    exchange.request_id,
-                    call.message["id"],
-                    call.api_key,
-                    call.request["model"],
-                    usage,
-                    delivered,
-                )
-            )
+        booked = BilledRequest(
+            exchange.request_id, call.message["id"], call.api_key, call.request["model"], usage
+        )
+        self.book.append(booked)
+        await self._pass_gate(exchange, call.answer, 0)
+        if usage != Usage():  # an unbilled refusal leaves nothing behind
+            self.cache.begin(call.served)
+        if call.request.get("stream"):
+            await self._stream(exchange, call, booked)
+        else:
+            # Noted before the last byte, so that who has read the answer finds it noted.
+            booked.delivered = not await exchange.client_is_gone()
+            await exchange.send_json(200, call.message, _organization())
 
-    async def _send_whole(self, exchange: Exchange, call: _Call) -> bool:
-        is_gone = await exchange.client_is_gone()
-        await exchange.send_json(200, call.message, _organization())
-        return not is_gone
-
-    async def _stream(self, exchange: Exchange, call: _Call) -> bool:
-        """Send the events and tell whether all of them went out."""
+    async def _stream(self, exchange: Exchange, call: _Call, booked: BilledRequest) -> None:
+        """Send the events, and note it when all of them go out."""
         answer, sent_bytes = call.answer, 0
+        events = list(event_stream(call.message))
         await exchange.start_stream(_organization())
-        for number, event in enumerate(event_stream(call.message)):
+        for number, event in enumerate(events):
             if number:
                 await self._pass_gate(exchange, answer, number)
             if number == answer.cut_after_events or await exchange.client_is_gone():
-                return False
+                return
             piece = _up_to(event, answer.cut_after_bytes, sent_bytes)
-            await exchange.send_bytes(piece, more=True)
             sent_bytes += len(piece)
+            booked.delivered = number == len(events) - 1 and len(piece) == len(event)
+            await exchange.send_bytes(piece, more=True)
             if len(piece) < len(event):
-                return False
+                return
         await exchange.send_bytes(b"", more=False)
-        return True
 
     async def _pass_gate(self, exchange: Exchange, answer: Answer, event_number: int) -> None:
         if answer.gate is not None and answer.gate_after_events == event_number:

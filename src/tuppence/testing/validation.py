@@ -44,10 +44,12 @@ def checked_blocks(request: Mapping[str, Any]) -> RequestBlocks:
     if not isinstance(request.get("model"), str):
         raise ApiError(400, "model: Field required")
     _check_messages(request.get("messages"))
-    _check_markers(list(_marked(request)), request.get("cache_control"))
+    _check_markers(list(_marked(request)))
     try:
         return blocks_of(request)
     except InvalidRequest as error:
+        if error.field == "cache_control" and isinstance(error.value, int):  # automatic mode counts
+            raise _too_many(error.value) from error
         raise ApiError(400, f"{_dotted(error.field)}: {error.problem}") from error
 
 
@@ -90,14 +92,9 @@ def _check_messages(messages: Any) -> None:
             raise ApiError(400, f"messages.{index}.role: Input should be 'user' or 'assistant'")
 
 
-def _check_markers(marked: Sequence[tuple[str, Mapping[str, Any]]], automatic: object) -> None:
-    if len(marked) > MOST_MARKERS or (len(marked) == MOST_MARKERS and _adds_one(marked, automatic)):
-        found = len(marked) + (1 if automatic else 0)
-        raise ApiError(
-            400,
-            f"A maximum of {MOST_MARKERS} blocks with cache_control may be provided. "
-            f"Found {found}.",
-        )
+def _check_markers(marked: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    if len(marked) > MOST_MARKERS:
+        raise _too_many(len(marked))
     short_before = False
     for place, block in marked:
         if block.get("type") == "text" and not block.get("text"):
@@ -113,9 +110,11 @@ def _check_markers(marked: Sequence[tuple[str, Mapping[str, Any]]], automatic: o
         short_before = short_before or ttl == "5m"
 
 
-def _adds_one(marked: Sequence[tuple[str, Mapping[str, Any]]], automatic: object) -> bool:
-    """Tell whether the automatic mode needs a slot: not where it repeats the last marker."""
-    return automatic is not None and marked[-1][1].get("cache_control") != automatic
+def _too_many(found: int) -> ApiError:
+    return ApiError(
+        400,
+        f"A maximum of {MOST_MARKERS} blocks with cache_control may be provided. Found {found}.",
+    )
 
 
 def _marked(request: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
