@@ -5,18 +5,16 @@ Nothing is kept of a trace but times, models, token counts and the identity of p
 
 from __future__ import annotations
 
-import gzip
-import lzma
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from tuppence.caching.lines import lines_of
 from tuppence.caching.placement import RequestTraits
 from tuppence.caching.positions import (
     TOKENS_PER_BYTE,
@@ -239,32 +237,15 @@ def _decoded(
     path: Path, decoder: msgspec.json.Decoder[Decoded], on_bytes: Callable[[int], None]
 ) -> Iterator[Decoded]:
     """Yield the lines of a file, decoded; tell how many more bytes of the file were read."""
-    number = read_bytes = 0
-    try:
-        with path.open("rb") as file, _decompressed(file, path) as lines:
-            for line in lines:
-                number += 1
-                if line.strip():
-                    yield decoder.decode(line)
-                on_bytes(file.tell() - read_bytes)
-                read_bytes = file.tell()
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
-        raise InvalidTrace(
-            f"cannot be read: {error}",
-            field=f"{path.name} line {number}",
-            value=str(path),
-            remedy="check --format; docs/reference/replay.md shows what each format holds",
-        ) from error
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise InvalidTrace(
-            f"cannot be read after line {number}: {error}",
-            field="trace",
-            value=str(path),
-            remedy="give a file that can be read: plain, .gz or .xz",
-        ) from error
-
-
-def _decompressed(file: BinaryIO, path: Path) -> BinaryIO:
-    if path.suffix == ".xz":
-        return cast("BinaryIO", lzma.LZMAFile(file))
-    return cast("BinaryIO", gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
+    for number, line in enumerate(lines_of(path, on_bytes), 1):
+        if not line.strip():
+            continue
+        try:
+            yield decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidTrace(
+                f"cannot be read: {error}",
+                field=f"{path.name} line {number}",
+                value=str(path),
+                remedy="check --format; docs/reference/replay.md shows what each format holds",
+            ) from error

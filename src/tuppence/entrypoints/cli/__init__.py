@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "budget": ("budget", "Set budgets and see how full they are."),
     "suggest": ("suggest", "Show what would save money."),
     "replay": ("replay", "Put recorded traffic through other ways of sending it."),
+    "cache": ("cache", "Find what keeps prompt caches from being used."),
     "database": ("database", "Upgrade the ledger's schema; prove that its sums are right."),
     "bench": ("bench", "Show under load what is promised."),
     "demo": ("demo", "Book a day of agent traffic and show the reports."),
