@@ -20,6 +20,15 @@ TuppenceError
 │   ├── UnknownHold
 │   ├── HoldAlreadyEnded                  it was settled or released before
 │   └── HoldExpired                       its lease ran out; it is unresolved until resolved
+├── ProviderError                         a provider did not answer a call as asked
+│   ├── ProviderRefusedRequest            400, 404, 413, 422: the request itself is wrong
+│   ├── ProviderAuthenticationFailed      401, 403
+│   ├── ProviderRateLimited               429
+│   ├── ProviderOverloaded                529
+│   ├── ProviderFailed                    any other status
+│   ├── ProviderUnreachable               no answer: connection or time-out
+│   └── StreamBroken                      an answer broke off in the middle
+├── MissingPackage                        an optional package is not installed
 ├── UnknownPrice                          a price was asked for that no book holds
 └── LedgerError                           the database cannot be used; CLI exit code 1
     ├── DatabaseUnreachable
@@ -32,7 +41,7 @@ Each error names the field, the value and the remedy, and carries them as attrib
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class TuppenceError(Exception):
@@ -154,6 +163,70 @@ class HoldExpired(HoldError):
 
 class UnknownPrice(TuppenceError):
     """No price is known for this model, time and way of serving."""
+
+
+class ProviderError(TuppenceError):
+    """A provider did not answer a call as asked.
+
+    `provider_message` is what it said, word for word; `status` its HTTP status, None without an
+    answer. `metered` is the `MeteredResponse` of what it had billed by then, None for nothing.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a provider says about an error
+        self,
+        problem: str,
+        *,
+        field: str,
+        value: object,
+        remedy: str,
+        provider_message: str = "",
+        status: int | None = None,
+        error_type: str = "",
+        request_id: str | None = None,
+        retry_after_seconds: float | None = None,
+        metered: Any = None,
+    ) -> None:
+        super().__init__(problem, field=field, value=value, remedy=remedy)
+        self.provider_message = provider_message
+        self.status = status
+        self.error_type = error_type
+        self.request_id = request_id
+        self.retry_after_seconds = retry_after_seconds
+        self.metered = metered
+
+
+class ProviderRefusedRequest(ProviderError):
+    """The provider says that the request is wrong: 400, 404, 413, 422."""
+
+
+class ProviderAuthenticationFailed(ProviderError):
+    """The provider does not accept the key, or does not allow it this: 401, 403."""
+
+
+class ProviderRateLimited(ProviderError):
+    """The provider wants fewer calls: 429; `retry_after_seconds` where it says when."""
+
+
+class ProviderOverloaded(ProviderError):
+    """The provider has no room at the moment: 529."""
+
+
+class ProviderFailed(ProviderError):
+    """The provider answered with another error."""
+
+
+class ProviderUnreachable(ProviderError):
+    """The provider did not answer: no connection, or no answer in time."""
+
+
+class StreamBroken(ProviderError):
+    """An answer broke off in the middle; `text` is what had arrived, `metered` what was counted."""
+
+    text: str = ""
+
+
+class MissingPackage(TuppenceError):
+    """Something was asked for that needs an optional package, which is not installed."""
 
 
 class LedgerError(TuppenceError):

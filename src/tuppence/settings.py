@@ -44,6 +44,10 @@ class Settings:
     """TUPPENCE_JOURNAL: where calls are kept that are let through without a database."""
     redis_url: str | None
     """REDIS_URL: where processes share what they hold; none by default."""
+    anthropic_api_key: str | None
+    """ANTHROPIC_API_KEY: the key for calls to Anthropic; none by default."""
+    anthropic_base_url: str | None
+    """ANTHROPIC_BASE_URL: another place to send them to, such as a gateway; none by default."""
 
 
 def wants_colours(environment: Mapping[str, str] | None = None) -> bool:
@@ -76,6 +80,8 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         when_unreachable=check_when_unreachable(env.get("TUPPENCE_WHEN_UNREACHABLE") or "refuse"),
         journal_directory=Path(env.get("TUPPENCE_JOURNAL") or data_home / "tuppence" / "journal"),
         redis_url=env.get("REDIS_URL") or None,
+        anthropic_api_key=env.get("ANTHROPIC_API_KEY") or None,
+        anthropic_base_url=env.get("ANTHROPIC_BASE_URL") or None,
     )
 
 

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple, Protocol
 
 from tuppence.caching.entries import CacheEntries, Marker
+from tuppence.caching.keep_alive import Prefix
 from tuppence.caching.placement import (
     Allowance,
     Economics,
@@ -18,6 +19,7 @@ from tuppence.caching.placement import (
     place,
     prior_of,
     record_use,
+    sealed_tokens,
     segments_of,
 )
 from tuppence.caching.positions import PromptPositions
@@ -167,6 +169,23 @@ class CacheHistory:
                 entries = self._entries_of(prompt.model)
                 for position in prompt.path:
                     entries.forget(position)
+
+    def cached_prefix(self, shipment: Shipment) -> Prefix | None:
+        """Return the longest prefix of a request that is believed to be cached."""
+        prompt = shipment.prompt
+        with self._lock:
+            entries = self._entries_of(prompt.model)
+            longest = entries.longest(prompt.path, shipment.at)
+            use = prompt.path[longest].last_use if longest >= 0 else None
+            if use is None:
+                return None
+            return Prefix(
+                prompt.path[longest],
+                use,
+                sealed_tokens(prompt.path, shipment.at, entries),
+                entries,
+                Economics.of(shipment.rules),
+            )
 
     def _entries_of(self, model: str) -> CacheEntries:
         entries = self._entries.get(model)

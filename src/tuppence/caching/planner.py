@@ -7,7 +7,7 @@ the provider counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from fractions import Fraction
@@ -26,6 +26,13 @@ from tuppence.language import mark
 
 TTLS: Mapping[str, int | None] = {"auto": None, "5m": FIVE_MINUTES, "1h": ONE_HOUR}
 TTL_NAMES = {seconds: name for name, seconds in TTLS.items()}
+
+EXPECTATIONS: Mapping[str, Callable[[Prompt], int]] = {
+    "learned": lambda _: 0,
+    "static": lambda prompt: prompt.traits.static_tokens,
+    "all": lambda prompt: prompt.path[-1].end_tokens,
+}
+"""How many tokens are known to be used again, by what the caller expects."""
 
 REASONS: Mapping[str, str] = {
     "reads": mark("About {tokens} tokens are cached and will be read."),
@@ -82,7 +89,7 @@ class PlannedMarker(NamedTuple):
 class CachePlan:
     """A request with markers, what they are expected to save, and why they stand there."""
 
-    request: dict[str, Any]
+    request: dict[str, Any] = field(repr=False)
     """A new request; the caller's is not changed, and unchanged parts are shared with it."""
     model: str
     markers: tuple[PlannedMarker, ...]
@@ -105,19 +112,18 @@ def plan(
     at: datetime | None = None,
     ttl: str = "auto",
     replace_markers: bool = False,
-    expect_reuse: bool = False,
+    expect_reuse: str = "learned",
 ) -> CachePlan:
     """Return the request with the cache markers that are expected to save most.
 
     `ttl` allows only "5m" or "1h". Markers that the caller set stay, and none is added to them,
-    unless `replace_markers`. `expect_reuse` says that tools and system prompt will be used again
-    soon, so that they are worth writing at first sight. Raises InvalidRequest for what the
-    provider would refuse, InvalidInput for an unknown `ttl`.
+    unless `replace_markers`. `expect_reuse` says what is known to be used again soon, and so worth
+    writing at first sight: "static" (tools and system prompt), "all" (a conversation that goes on),
+    or only what was "learned". Raises InvalidRequest for what the provider would refuse,
+    InvalidInput for an unknown `ttl` or `expect_reuse`.
     """
-    if ttl not in TTLS:
-        raise InvalidInput(
-            "is not a TTL", field="ttl", value=ttl, remedy=f"choose one of {', '.join(TTLS)}"
-        )
+    check_choice("ttl", ttl, TTLS)
+    check_choice("expect_reuse", expect_reuse, EXPECTATIONS)
     blocks = blocks_of(request)
     path = history.path(model, blocks)
     moment = at or history.now()
@@ -130,7 +136,7 @@ def plan(
         rules,
         moment.timestamp(),
         ttl_seconds=TTLS[ttl],
-        certain_tokens=prompt.traits.static_tokens if expect_reuse else 0,
+        certain_tokens=EXPECTATIONS[expect_reuse](prompt),
     )
     keep = has_markers(blocks) and not replace_markers
     markers = (
@@ -150,6 +156,17 @@ def plan(
         rules=rules,
         shipment=shipment,
     )
+
+
+def check_choice(field: str, value: str, choices: Iterable[str]) -> None:
+    """Raise InvalidInput for a value that is none of the choices."""
+    if value not in choices:
+        raise InvalidInput(
+            "cannot be chosen",
+            field=field,
+            value=value,
+            remedy=f"choose one of {', '.join(choices)}",
+        )
 
 
 def unplanned(request: Mapping[str, Any], model: str, code: str) -> CachePlan:
