@@ -93,12 +93,21 @@ class Allowance:
     """What may be lost by caching: nothing is written whose loss it could not bear.
 
     Counted in plain tokens: it begins with a grant, grows with every prompt and with everything
-    read, and shrinks with everything written. Caching can thus never cost more than the grant and
-    `share` of what the prompts cost without it.
+    read, and shrinks with everything written. Caching can thus never cost more than the grant,
+    which is half of the longest prompt, and `share` of what all prompts cost without it.
     """
 
-    left_tokens: float = 40_000.0
-    share: float = 0.004
+    left_tokens: float = 20_000.0
+    granted_tokens: float = 20_000.0
+    share: float = 0.003
+
+    def covers(self, premium_tokens: float, prompt_tokens: int) -> bool:
+        """Tell whether this premium may be paid for a prompt of so many tokens."""
+        grant = prompt_tokens / 2
+        if grant > self.granted_tokens:
+            self.left_tokens += grant - self.granted_tokens
+            self.granted_tokens = grant
+        return premium_tokens <= self.left_tokens
 
     def pay(self, tokens: float) -> None:
         """Count what keeping a prefix alive costs."""
@@ -136,6 +145,11 @@ class _Choice(NamedTuple):
             worths.append((part.soon + part.later) * (read + write_5m) - write_1h)
         return max(worths, default=0.0) - MARGIN
 
+    def cheaper_ttls(self, ttl_seconds: int) -> tuple[int, ...]:
+        """Return a TTL and, where it may be had instead, the cheaper one."""
+        may_change = ttl_seconds == ONE_HOUR and self.ttl_seconds is None
+        return (ONE_HOUR, FIVE_MINUTES) if may_change else (ttl_seconds,)
+
     def premium(self, ttl_seconds: int) -> float:
         """Return what writing costs more than sending plain."""
         write_5m, write_1h, _ = self.economics
@@ -156,7 +170,7 @@ def prior_of(situation: Hashable) -> Prior:
         case ("static", False):
             return Prior(0.5, 0.1, 20_000)
         case ("seen", int() as uses, recency, False):
-            likely = 0.42 if recency == "live" else 0.32
+            likely = 0.34 if recency == "live" else 0.24
             return Prior(likely + 0.08 * uses, 0.1, 500_000)
         case ("new", 0, _, False, _):
             return Prior(0.05, 0.05, 2_000_000)
@@ -197,8 +211,14 @@ def place(  # noqa: PLR0913 - a decision rests on all of these
     if 0 < end < minimum_tokens:
         end, worth, reason = cached, 0.0, "below_minimum"
     ttl = choose_ttl(odds, sealed_tokens(path, at, entries), (cached, end), choice)
-    premium = (end - cached) * choice.premium(ttl)
-    if end > max(cached, certain_tokens) and premium > allowance.left_tokens:
+    affordable = [
+        seconds
+        for seconds in choice.cheaper_ttls(ttl)
+        if allowance.covers((end - cached) * choice.premium(seconds), path[-1].end_tokens)
+    ]
+    if affordable:
+        ttl = affordable[0]
+    elif end > max(cached, certain_tokens):
         end, worth, reason = max(cached, certain_tokens), 0.0, "allowance_used_up"
     if hit >= 0 and end == cached:
         entry = entries.live(path[hit], at)

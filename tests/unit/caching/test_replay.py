@@ -142,6 +142,24 @@ def test_caching_that_cannot_pay_costs_next_to_nothing(
         assert saving >= -0.5, name
 
 
+@pytest.mark.parametrize("first_blocks", [20, 300, 3_000])
+@pytest.mark.parametrize("has_tools", [False, True])
+def test_a_single_conversation_is_cached_from_its_first_turns(
+    tmp_path: Path, first_blocks: int, *, has_tools: bool
+) -> None:
+    """However long its first prompt is, a lone conversation saves nearly what is possible."""
+    requests = [
+        {"t": 20.0 * turn, "type": "n", "model": MODEL, "in": 64 * blocks, "h": [[1, blocks]]}
+        for turn, blocks in ((turn, first_blocks + 10 * turn) for turn in range(40))
+    ]
+    path = tmp_path / "kv.jsonl"
+    tools = 640 if has_tools else 0
+    path.write_text(json.dumps({"block_size": 64, "tool_tokens": tools, "requests": requests}))
+    savings = _savings(_run(path, "claude-code-kv", ("last", "adaptive")))
+    share = 0.99 if has_tools else 0.93  # without tools, the first turn is not written
+    assert savings["adaptive", "auto"] >= share * savings["last", "5m"]
+
+
 @pytest.mark.parametrize(
     ("line", "remedy"),
     [
