@@ -92,6 +92,11 @@ class CacheHistory:
         with self._lock:
             return self._positions.path(model, blocks)
 
+    def segments(self, prompt: Prompt, at: float) -> tuple[Segment, ...]:
+        """Return a prompt by how likely its parts are to come again."""
+        with self._lock:
+            return tuple(segments_of(prompt.path, at, prompt.traits, self.statistics))
+
     def place(
         self,
         prompt: Prompt,

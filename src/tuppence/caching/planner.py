@@ -14,9 +14,16 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple, cast
 
+from tuppence.caching.automatic import (
+    automatic_blocks,
+    automatic_traits,
+    cache_key,
+    caches_by_itself,
+    known_tokens,
+)
 from tuppence.caching.entries import FIVE_MINUTES, ONE_HOUR, Marker
 from tuppence.caching.history import CacheHistory, Prompt, Shipment
-from tuppence.caching.placement import Placement
+from tuppence.caching.placement import Economics, Placement
 from tuppence.caching.positions import traits_of
 from tuppence.caching.request_blocks import Block, RequestBlocks, blocks_of, place_name
 from tuppence.caching.rules import CacheRules, cache_rules
@@ -124,9 +131,11 @@ def plan(
     """
     check_choice("ttl", ttl, TTLS)
     check_choice("expect_reuse", expect_reuse, EXPECTATIONS)
+    moment = at or history.now()
+    if caches_by_itself(model):
+        return _automatic(request, model, history, moment)
     blocks = blocks_of(request)
     path = history.path(model, blocks)
-    moment = at or history.now()
     rules = _rules(history, model, moment, path[-1].end_tokens)
     if rules is None:
         return unplanned(request, model, "unpriced")
@@ -155,6 +164,42 @@ def plan(
         expected_written_tokens=placement.end_tokens - placement.cached_tokens,
         rules=rules,
         shipment=shipment,
+    )
+
+
+def _automatic(
+    request: Mapping[str, Any], model: str, history: CacheHistory, moment: datetime
+) -> CachePlan:
+    """Return the plan of a request to a provider that caches by itself."""
+    blocks = automatic_blocks(request)
+    path = history.path(model, blocks)
+    rules = _rules(history, model, moment, path[-1].end_tokens)
+    if rules is None:
+        return unplanned(request, model, "unpriced")
+    at = moment.timestamp()
+    prompt = Prompt(model, blocks, path, automatic_traits(request, path, blocks))
+    known = known_tokens(path, at)
+    known = known if known >= rules.minimum_tokens else 0
+    reasons = [reason("cached_by_provider", tokens=known)]
+    if path[-1].end_tokens < rules.minimum_tokens:
+        reasons = [_below_minimum(path[-1].end_tokens, rules)]
+    changed = dict(request)
+    key = cache_key(blocks) if rules.provider == "openai" else None
+    if key is not None and "prompt_cache_key" not in request:
+        changed["prompt_cache_key"] = key
+        reasons.append(reason("cache_key"))
+    volatile = history.volatile_block(model, blocks)
+    if volatile is not None:
+        reasons.append(reason("volatile_prefix", where=place_name(volatile)))
+    return CachePlan(
+        request=changed,
+        model=model,
+        markers=(),
+        reasons=tuple(reasons),
+        expected_saving_nanos=_nanos(known * Economics.of(rules).read, rules),
+        expected_read_tokens=known,
+        rules=rules,
+        shipment=Shipment(prompt, (), history.segments(prompt, at), rules, at),
     )
 
 
@@ -301,12 +346,14 @@ def _reasons(
         if ttl_seconds == ONE_HOUR:
             yield reason("sealed")
     if placement.end_tokens < total:
-        yield reason(
-            placement.reason,
-            tokens=total if placement.reason == "below_minimum" else total - placement.end_tokens,
-            minimum=rules.minimum_tokens,
-            model=rules.model,
-        )
+        if placement.reason == "below_minimum":
+            yield _below_minimum(total, rules)
+        else:
+            yield reason(placement.reason, tokens=total - placement.end_tokens)
+
+
+def _below_minimum(tokens: int, rules: CacheRules) -> Reason:
+    return reason("below_minimum", tokens=tokens, minimum=rules.minimum_tokens, model=rules.model)
 
 
 def _nanos(tokens: float, rules: CacheRules) -> int:
