@@ -23,6 +23,8 @@ _ROLE_BYTES = {role: f"\n{role}\n".encode() for role in ("", *ROLES)}
 TRANSIENT = frozenset({"thinking", "redacted_thinking"})
 """Kinds of blocks that are cached with what is around them, but carry no marker."""
 DEFAULT_EFFORT = "high"
+UNENCODABLE = (TypeError, ValueError, RecursionError, OverflowError)
+"""What the encoder raises for values that are no JSON."""
 DIGEST_BYTES = 16
 
 Path = tuple[str | int, ...]
@@ -92,11 +94,14 @@ class _Encoder:
     def add_settings(self, settings: Mapping[str, Any]) -> None:
         """Let what follows depend on parameters that invalidate it."""
         if settings:
-            self._hash.update(self._bytes(settings, ("request",)))
+            try:
+                self._hash.update(self._encode(settings))
+            except UNENCODABLE as error:
+                raise _no_json(("request",), settings, error) from error
 
     def blocks(self, level: str, parts: Iterable[tuple[Path, str, Any]]) -> list[Block]:
         """Return the blocks of a level, given as (path, role, content)."""
-        running, blocks = self._hash, []
+        running, encode, blocks = self._hash, self._encode, []
         running.update(level.encode())
         for path, role, part in parts:
             block = {"type": "text", "text": part} if isinstance(part, str) else part
@@ -107,7 +112,10 @@ class _Encoder:
             nested = block.get("content")
             if isinstance(nested, list) and _has_marker(nested):
                 block = {**block, "content": [_without_marker(one) for one in nested]}
-            encoded = self._bytes(block, path)
+            try:
+                encoded = encode(block)
+            except UNENCODABLE as error:
+                raise _no_json(path, block, error) from error
             running.update(_ROLE_BYTES[role])
             running.update(encoded)
             cacheable = _can_carry_marker(block)
@@ -117,13 +125,9 @@ class _Encoder:
             blocks.append(Block(level, path, digest, len(encoded), cacheable, ttl_seconds))
         return blocks
 
-    def _bytes(self, value: object, path: Path) -> bytes:
-        try:
-            return self._encode(value)
-        except (TypeError, ValueError, RecursionError, OverflowError) as error:
-            raise _invalid(
-                place_name(path), type(value), f"is no JSON: {error}", "send JSON"
-            ) from error
+
+def _no_json(path: Path, value: object, error: Exception) -> InvalidRequest:
+    return _invalid(place_name(path), type(value), f"is no JSON: {error}", "send JSON")
 
 
 def place_name(path: Sequence[str | int]) -> str:
@@ -166,7 +170,9 @@ def _messages(request: Mapping[str, Any]) -> Iterator[tuple[Path, str, Any]]:
             raise _invalid(field, content, "is no content", "give a string or a list of blocks")
         for number, block in enumerate(content):
             path = ("messages", index, "content", number)
-            yield path, role, _typed(block, path)
+            if not (isinstance(block, dict) and isinstance(block.get("type"), str)):
+                _typed(block, path)  # tells what is wrong
+            yield path, role, block
 
 
 def _after_tools(request: Mapping[str, Any], traits: _Traits) -> dict[str, Any]:

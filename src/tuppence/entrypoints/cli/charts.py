@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tuppence.errors import InvalidInput
 
 WIDTH = 760
-LABEL_WIDTH = 170
+LABEL_WIDTH = 200
 VALUE_WIDTH = 190
 ROW_HEIGHT = 30
 TOP = 56
