@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from anthropic.types import TextBlock
 
 from tuppence.caching.history import CacheHistory
 from tuppence.caching.prompt_cache import AsyncPromptCache, CachedMessage, PromptCache
@@ -313,6 +314,32 @@ def test_too_many_markers_and_wrong_order_are_refused(world: SimpleNamespace) ->
     assert not world.app.requests
 
 
+def test_objects_of_the_provider_s_package_are_taken(world: SimpleNamespace) -> None:
+    """`response.content` of an earlier answer can be the next message's content, as with the SDK."""
+    block = TextBlock(type="text", text="I see. " * 400)
+    messages = [_user("Look."), {"role": "assistant", "content": [block]}, _user("And?")]
+    cache = world.cache()
+    for _ in range(2):
+        result = cache.send(
+            {"system": [{"type": "text", "text": FAQ}], "messages": tuple(messages)}
+        )
+    assert result["usage"]["cache_write_tokens"] > 4_000
+    assert (
+        json.loads(world.app.requests[-1].body)["messages"][1]["content"][0]["text"] == block.text
+    )
+
+
+def test_refused_request_wrote_nothing(world: SimpleNamespace) -> None:
+    """After an error nothing is believed to be cached that was not answered."""
+    cache = world.cache()
+    world.app.script(Failure(status=529))
+    with pytest.raises(ProviderOverloaded):
+        cache.create_cached_message(FAQ, "How?")
+    planned = cache.create_cached_message(FAQ, "How?")["plan"]
+    assert planned.expected_read_tokens == 0
+    assert planned.expected_written_tokens > 4_000
+
+
 def test_keep_alive_reads_again_where_it_pays_and_counts_as_cost(world: SimpleNamespace) -> None:
     """A prompt that often comes back after a while is read before it expires, at the read price."""
     cache = world.cache(keep_alive=True, ttl="5m")
@@ -365,6 +392,10 @@ def test_twins_have_the_same_signatures() -> None:
         if not name.startswith("_") or name == "__init__":
             twin = getattr(AsyncPromptCache, name)
             assert inspect.signature(method) == inspect.signature(twin), name
+
+
+def _user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
 
 
 def _answer(text: str) -> dict[str, Any]:

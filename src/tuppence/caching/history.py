@@ -175,6 +175,16 @@ class CacheHistory:
                 for position in prompt.path:
                     entries.forget(position)
 
+    def unanswered(self, plan: Planned) -> None:
+        """Believe no longer that a request wrote anything: it was refused, or never arrived."""
+        shipment = plan.shipment
+        if shipment is None:
+            return
+        with self._lock:
+            entries = self._entries_of(shipment.prompt.model)
+            for marker in shipment.markers:
+                entries.forget(shipment.prompt.path[marker.place])
+
     def cached_prefix(self, shipment: Shipment) -> Prefix | None:
         """Return the longest prefix of a request that is believed to be cached."""
         prompt = shipment.prompt

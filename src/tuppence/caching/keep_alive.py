@@ -20,6 +20,8 @@ MARGIN = 0.2
 """By how much of the plain price it must pay. Whoever has not come back for a whole TTL is harder
 to foretell than who has just left: on the traces of docs/explanation/caching.md a smaller margin
 loses money."""
+MOST_WATCHED = 10_000
+"""Prefixes watched; of more, those that are due first are given up."""
 LEAD_SECONDS = 10.0
 """How long before the end a prefix is read: time for the request to arrive."""
 
@@ -50,6 +52,8 @@ class KeepAlive:
             self._order += 1
             due = (entry.expires_at - LEAD_SECONDS, self._order, prefix)
             heapq.heappush(self._due, due)
+            if len(self._due) > MOST_WATCHED:
+                heapq.heappop(self._due)
 
     def due(self, before: float) -> Iterator[tuple[Prefix, float]]:
         """Yield what to read again and when, each just before it expires.

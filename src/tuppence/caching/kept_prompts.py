@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Mapping
 from typing import Any
 
 from tuppence.caching.history import CacheHistory
@@ -10,13 +11,15 @@ from tuppence.caching.keep_alive import KeepAlive
 from tuppence.caching.planner import CachePlan
 from tuppence.caching.prefix_tree import Position
 
-MOST_PROMPTS = 1_000
+MOST_PROMPTS = 200
+"""Prompts remembered whole, those used last: a long one takes half a megabyte."""
 
 
 class KeptPrompts:
     """Prompts that may be kept alive; of each cached prefix the request that used it last."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._keep_alive = KeepAlive()
         self._requests: dict[Position, Mapping[str, Any]] = {}
 
@@ -27,18 +30,19 @@ class KeptPrompts:
         prefix = history.cached_prefix(planned.shipment)
         if prefix is None:
             return
-        self._requests.pop(prefix.position, None)
-        self._requests[prefix.position] = planned.request
-        while len(self._requests) > MOST_PROMPTS:
-            del self._requests[next(iter(self._requests))]
-        self._keep_alive.watch(prefix)
+        with self._lock:
+            self._requests.pop(prefix.position, None)
+            self._requests[prefix.position] = planned.request
+            while len(self._requests) > MOST_PROMPTS:
+                del self._requests[next(iter(self._requests))]
+            self._keep_alive.watch(prefix)
 
-    def due(self, now: float) -> Iterator[dict[str, Any]]:
-        """Yield the requests that read again what expires soon, where that is expected to pay."""
-        for prefix, _ in self._keep_alive.due(now):
-            request = self._requests.get(prefix.position)
-            if request is not None:
-                yield {**request, "max_tokens": 0}
+    def due(self, now: float) -> list[dict[str, Any]]:
+        """Return the requests that read again what expires soon, where that is expected to pay."""
+        with self._lock:
+            prefixes = [prefix for prefix, _ in self._keep_alive.due(now)]
+            requests = [self._requests.get(prefix.position) for prefix in prefixes]
+        return [{**request, "max_tokens": 0} for request in requests if request is not None]
 
 
 def can_prewarm(request: Mapping[str, Any]) -> bool:

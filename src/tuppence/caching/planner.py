@@ -24,6 +24,7 @@ from tuppence.caching.automatic import (
 from tuppence.caching.entries import FIVE_MINUTES, ONE_HOUR, Marker
 from tuppence.caching.history import CacheHistory, Prompt, Shipment
 from tuppence.caching.placement import Economics, Placement
+from tuppence.caching.plain_request import plain_request
 from tuppence.caching.positions import traits_of
 from tuppence.caching.request_blocks import Block, RequestBlocks, blocks_of, place_name
 from tuppence.caching.rules import CacheRules, cache_rules
@@ -134,6 +135,7 @@ def plan(
     moment = at or history.now()
     if caches_by_itself(model):
         return _automatic(request, model, history, moment)
+    request = plain_request(request)
     blocks = blocks_of(request)
     path = history.path(model, blocks)
     rules = _rules(history, model, moment, path[-1].end_tokens)

@@ -7,7 +7,7 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypedDict
 
@@ -26,7 +26,7 @@ from tuppence.caching.planner import TTLS, CachePlan, check_choice, plan
 from tuppence.core.money import to_dollars
 from tuppence.core.price_book import PriceBook
 from tuppence.core.usage import MeteredResponse, Usage
-from tuppence.errors import InvalidInput
+from tuppence.errors import InvalidInput, ProviderError
 from tuppence.language import translator
 from tuppence.prices.catalogue import load_price_book
 from tuppence.settings import load_settings
@@ -109,6 +109,13 @@ class _Wiring(NamedTuple):
         self.history.settle(planned, metered.parts[0].usage)
         return cached_message(response.message, metered, planned, self.book, self.now())
 
+    def failed(self, planned: CachePlan, error: ProviderError) -> None:
+        """Note that a request was not answered to its end."""
+        if error.metered is None:
+            self.history.unanswered(planned)
+        else:
+            self.history.settle(planned, error.metered.parts[0].usage)
+
     def efficiency(
         self,
         static_content_length: int,
@@ -128,10 +135,9 @@ class _Wiring(NamedTuple):
             translate=translator(load_settings().language),
         )
 
-    def due(self) -> Iterator[dict[str, Any]]:
-        """Yield the requests that keep prompts alive and are due now."""
-        if self.kept is not None:
-            yield from self.kept.due(self.now().timestamp())
+    def due(self) -> list[dict[str, Any]]:
+        """Return the requests that keep prompts alive and are due now."""
+        return [] if self.kept is None else self.kept.due(self.now().timestamp())
 
     def kept_alive(self, response: ProviderResponse) -> KeptAlive:
         """Return what keeping a prompt alive has cost."""
@@ -247,7 +253,12 @@ class PromptCache:
 
     def _send(self, planned: CachePlan, on_text: OnText | None) -> CachedMessage:
         self._wiring.record(planned)
-        return self._wiring.result(planned, self._provider.send(planned.request, on_text))
+        try:
+            response = self._provider.send(planned.request, on_text)
+        except ProviderError as error:
+            self._wiring.failed(planned, error)
+            raise
+        return self._wiring.result(planned, response)
 
 
 class AsyncPromptCache:
@@ -337,7 +348,12 @@ class AsyncPromptCache:
 
     async def _send(self, planned: CachePlan, on_text: OnText | None) -> CachedMessage:
         self._wiring.record(planned)
-        return self._wiring.result(planned, await self._provider.send(planned.request, on_text))
+        try:
+            response = await self._provider.send(planned.request, on_text)
+        except ProviderError as error:
+            self._wiring.failed(planned, error)
+            raise
+        return self._wiring.result(planned, response)
 
 
 def context_request(
