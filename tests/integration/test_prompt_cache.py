@@ -315,7 +315,7 @@ def test_too_many_markers_and_wrong_order_are_refused(world: SimpleNamespace) ->
 
 
 def test_objects_of_the_provider_s_package_are_taken(world: SimpleNamespace) -> None:
-    """`response.content` of an earlier answer can be the next message's content, as with the SDK."""
+    """`response.content` of an earlier answer can be the content of the next message."""
     block = TextBlock(type="text", text="I see. " * 400)
     messages = [_user("Look."), {"role": "assistant", "content": [block]}, _user("And?")]
     cache = world.cache()
@@ -323,10 +323,24 @@ def test_objects_of_the_provider_s_package_are_taken(world: SimpleNamespace) -> 
         result = cache.send(
             {"system": [{"type": "text", "text": FAQ}], "messages": tuple(messages)}
         )
-    assert result["usage"]["cache_write_tokens"] > 4_000
-    assert (
-        json.loads(world.app.requests[-1].body)["messages"][1]["content"][0]["text"] == block.text
-    )
+    assert result["cache_hit"] is True
+    sent = json.loads(world.app.requests[-1].body)["messages"][1]["content"][0]
+    assert sent["text"] == block.text
+
+
+def test_turn_of_many_blocks_still_finds_what_was_written(world: SimpleNamespace) -> None:
+    """A turn that adds more blocks than a marker looks back over reads the turns before it."""
+    cache = world.cache()
+    tools = [{"name": "read", "description": "Read a file. " * 300, "input_schema": {}}]
+    messages: list[dict[str, Any]] = [_user("Fix it. " * 500)]
+    cache.send({"tools": tools, "messages": messages})
+    many = [{"type": "text", "text": f"File {number}: " + "x " * 200} for number in range(50)]
+    messages = [*messages, _answer("ok"), {"role": "user", "content": many}]
+    cache.send({"tools": tools, "messages": messages})
+    first, second = (one.usage for one in world.app.book)
+    assert second.cache_read_tokens == first.prompt_tokens
+    cache.send({"tools": tools, "messages": [*messages, _answer("done"), _user("Thanks.")]})
+    assert world.app.book[-1].usage.cache_read_tokens == second.prompt_tokens
 
 
 def test_refused_request_wrote_nothing(world: SimpleNamespace) -> None:

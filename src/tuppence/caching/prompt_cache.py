@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from tuppence.adapters.anthropic import (
     DEFAULT_MAX_RETRIES,
@@ -34,6 +34,29 @@ from tuppence.settings import load_settings
 DEFAULT_MODEL = "claude-sonnet-5-5"
 DEFAULT_MAX_TOKENS = 1024
 PROVIDER = "anthropic"
+
+
+class CacheOptions(TypedDict, total=False):
+    """What a cache can be told beside its key; all of it by keyword."""
+
+    model: str
+    """For requests that name none; claude-sonnet-5-5."""
+    max_tokens: int
+    """For requests that do not say; 1,024."""
+    ttl: str
+    """"auto" (default), "5m" or "1h"."""
+    base_url: str | None
+    """Another place to send requests to; what ANTHROPIC_BASE_URL names."""
+    history: CacheHistory | None
+    """What was learned, to be shared by caches of one workspace; one of its own."""
+    keep_alive: bool
+    """Remember prompts, so that `keep_alive()` can read them again; False."""
+    timeout: float
+    """Seconds for one attempt; 600."""
+    max_retries: int
+    """How often the provider's package tries again; 2."""
+    now: Callable[[], datetime]
+    """A clock, for tests."""
 
 
 class CachedUsage(TypedDict):
@@ -148,33 +171,13 @@ class _Wiring(NamedTuple):
 class PromptCache:
     """Calls Anthropic models with cache markers where they are expected to save most.
 
-    `api_key` and `base_url` default to the settings. `history` can be shared by caches of one API
-    key; each has its own by default. `ttl` is "auto", "5m" or "1h". With `keep_alive`, call
-    `keep_alive()` every few seconds. `now` tells the time. Raises MissingPackage without the
-    package `anthropic`.
+    `api_key` is that of the settings by default; the options are those of `CacheOptions`. Raises
+    MissingPackage without the package `anthropic`, InvalidInput for an unknown `ttl`.
     """
 
-    def __init__(  # noqa: PLR0913 - all but the key by keyword
-        self,
-        api_key: str | None = None,
-        *,
-        model: str = DEFAULT_MODEL,
-        base_url: str | None = None,
-        history: CacheHistory | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        ttl: str = "auto",
-        keep_alive: bool = False,
-        timeout: float = DEFAULT_TIMEOUT_SECONDS,
-        max_retries: int = DEFAULT_MAX_RETRIES,
-        now: Callable[[], datetime] | None = None,
-    ) -> None:
-        self._wiring = _wire(history, now, model, max_tokens, ttl, keep_alive=keep_alive)
-        self._provider = AnthropicProvider(
-            api_key=api_key or load_settings().anthropic_api_key,
-            base_url=base_url or load_settings().anthropic_base_url,
-            timeout=timeout,
-            max_retries=max_retries,
-        )
+    def __init__(self, api_key: str | None = None, **options: Unpack[CacheOptions]) -> None:
+        self._wiring = _wire(options)
+        self._provider = AnthropicProvider(**_connection(api_key, options))
 
     @property
     def history(self) -> CacheHistory:
@@ -264,27 +267,9 @@ class PromptCache:
 class AsyncPromptCache:
     """The asynchronous twin of `PromptCache`: same arguments, same results."""
 
-    def __init__(  # noqa: PLR0913 - all but the key by keyword
-        self,
-        api_key: str | None = None,
-        *,
-        model: str = DEFAULT_MODEL,
-        base_url: str | None = None,
-        history: CacheHistory | None = None,
-        max_tokens: int = DEFAULT_MAX_TOKENS,
-        ttl: str = "auto",
-        keep_alive: bool = False,
-        timeout: float = DEFAULT_TIMEOUT_SECONDS,
-        max_retries: int = DEFAULT_MAX_RETRIES,
-        now: Callable[[], datetime] | None = None,
-    ) -> None:
-        self._wiring = _wire(history, now, model, max_tokens, ttl, keep_alive=keep_alive)
-        self._provider = AsyncAnthropicProvider(
-            api_key=api_key or load_settings().anthropic_api_key,
-            base_url=base_url or load_settings().anthropic_base_url,
-            timeout=timeout,
-            max_retries=max_retries,
-        )
+    def __init__(self, api_key: str | None = None, **options: Unpack[CacheOptions]) -> None:
+        self._wiring = _wire(options)
+        self._provider = AsyncAnthropicProvider(**_connection(api_key, options))
 
     @property
     def history(self) -> CacheHistory:
@@ -443,21 +428,33 @@ def _uncached(usage: Usage) -> Usage:
     )
 
 
-def _wire(
-    history: CacheHistory | None,
-    now: Callable[[], datetime] | None,
-    model: str,
-    max_tokens: int,
-    ttl: str,
-    *,
-    keep_alive: bool,
-) -> _Wiring:
+def _wire(options: CacheOptions) -> _Wiring:
+    ttl = options.get("ttl", "auto")
     check_choice("ttl", ttl, TTLS)
-    clock = now or _utc_now
+    history = options.get("history")
+    clock = options.get("now", _utc_now)
     if history is None:
         history = CacheHistory(load_price_book(load_settings().cache_directory), now=clock)
-    kept = KeptPrompts() if keep_alive else None
-    return _Wiring(history.book, history, clock, model, max_tokens, ttl, kept)
+    return _Wiring(
+        book=history.book,
+        history=history,
+        now=clock,
+        model=options.get("model", DEFAULT_MODEL),
+        max_tokens=options.get("max_tokens", DEFAULT_MAX_TOKENS),
+        ttl=ttl,
+        kept=KeptPrompts() if options.get("keep_alive") else None,
+    )
+
+
+def _connection(api_key: str | None, options: CacheOptions) -> dict[str, Any]:
+    """Return how the provider is reached; what is not given comes from the settings."""
+    settings = load_settings()
+    return {
+        "api_key": api_key or settings.anthropic_api_key,
+        "base_url": options.get("base_url") or settings.anthropic_base_url,
+        "timeout": options.get("timeout", DEFAULT_TIMEOUT_SECONDS),
+        "max_retries": options.get("max_retries", DEFAULT_MAX_RETRIES),
+    }
 
 
 def _utc_now() -> datetime:

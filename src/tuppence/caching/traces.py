@@ -24,7 +24,7 @@ from tuppence.caching.positions import (
 from tuppence.caching.prefix_tree import Position, PrefixTree
 from tuppence.caching.request_blocks import RequestBlocks, blocks_of
 from tuppence.caching.rules import LOOKBACK_POSITIONS
-from tuppence.errors import InvalidInput, InvalidTrace
+from tuppence.errors import InvalidInput, InvalidRequest, InvalidTrace
 from tuppence.providers.anthropic import read_usage
 
 MOONCAKE_BLOCK_TOKENS = 512
@@ -126,11 +126,11 @@ def read_messages(
 
     A line holds `timestamp` (seconds, or an ISO 8601 time) and `request`, the body that was sent;
     where lines have `usage`, the provider's counts, they tell how many tokens a byte has.
-    Raises InvalidTrace, and InvalidRequest for a body that the provider would refuse.
+    Raises InvalidTrace, also for a body that the provider would refuse.
     """
     rows = list(_decoded(path, msgspec.json.Decoder(_MessageRow), on_bytes))
     timed = sorted(((_seconds(row.timestamp), row) for row in rows), key=lambda pair: pair[0])
-    blocks = [blocks_of(row.request) for _, row in timed]
+    blocks = [_blocks(row.request, path) for _, row in timed]
     table = PromptPositions(tokens_per_byte=_tokens_per_byte(timed, blocks))
     yield Stream(
         [
@@ -215,6 +215,18 @@ def _message_request(
     return TraceRequest(
         at, model, path[-1].end_tokens, lambda: path, traits_of(request, path, blocks)
     )
+
+
+def _blocks(request: dict[str, Any], path: Path) -> RequestBlocks:
+    try:
+        return blocks_of(request)
+    except InvalidRequest as error:
+        raise InvalidTrace(
+            f"holds a request that the provider would refuse: {error}",
+            field="trace",
+            value=str(path),
+            remedy="leave it out, or correct it",
+        ) from error
 
 
 def _tokens_per_byte(
