@@ -242,3 +242,12 @@ def test_closing_carries_out_what_waits(store: Store) -> None:
     group.close()
     thread.join(WITHIN_SECONDS)
     assert results.result(WITHIN_SECONDS) == [number * number for number in range(10)]
+
+
+def test_who_comes_after_closing_is_answered(group: GroupCommit[int, int], store: Store) -> None:
+    """A caller that is late, as when a program ends, neither fails nor keeps others waiting."""
+    store.open()
+    assert asyncio.run(group.submit_async(2)) == 4
+    group.close()
+    assert asyncio.run(group.submit_async(3)) == 9
+    assert group.submit(4) == 16

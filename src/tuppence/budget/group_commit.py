@@ -76,25 +76,29 @@ class GroupCommit(Generic[Q, A]):
             with self._lock, suppress(ValueError):
                 self._queue.remove(ticket)
             if ticket.leads:
-                self._executor().submit(self._lead)
+                self._lead_in_thread()
             raise
 
     async def submit_async(self, request: Q) -> A:
         """Do the same from a coroutine: the commit runs in a thread."""
         future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
         if self._join(_Ticket(request, future)):
-            self._executor().submit(self._lead)
+            self._lead_in_thread()
         return await future
 
     def submit_later(self, request: Q) -> None:
         """Carry out a request with the next commit; nobody waits for its answer."""
         if self._join(_Ticket(request)):
-            self._executor().submit(self._lead)
+            self._lead_in_thread()
 
     def close(self) -> None:
-        """End the thread."""
-        if self._thread is not None:
-            self._thread.shutdown()
+        """End the thread when it has carried out what waits; who comes later starts another."""
+        while True:
+            with self._lock:
+                thread, self._thread = self._thread, None
+            if thread is None:
+                return
+            thread.shutdown()
 
     def _join(self, ticket: _Ticket[Q, A]) -> bool:
         """Queue a request; return whether its caller has to lead the next commit."""
@@ -126,8 +130,8 @@ class GroupCommit(Generic[Q, A]):
                 following.wake.release()
                 return
         try:
-            self._executor().submit(self._lead)
-        except RuntimeError:  # closed meanwhile: what waits is carried out all the same
+            self._lead_in_thread()
+        except RuntimeError:  # the process ends: what waits is carried out all the same
             self._lead()
 
     def _carry_out(self, group: Sequence[_Ticket[Q, A]], own: _Ticket[Q, A] | None) -> None:
@@ -144,11 +148,11 @@ class GroupCommit(Generic[Q, A]):
         finally:
             _wake(group)
 
-    def _executor(self) -> ThreadPoolExecutor:
-        with self._lock:
+    def _lead_in_thread(self) -> None:
+        with self._lock:  # so that nobody closes the thread in between
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1, thread_name_prefix="tuppence-budget")
-            return self._thread
+            self._thread.submit(self._lead)
 
 
 def _wake(group: Sequence[_Ticket[Q, A]]) -> None:
