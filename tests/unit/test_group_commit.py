@@ -251,3 +251,20 @@ def test_who_comes_after_closing_is_answered(group: GroupCommit[int, int], store
     group.close()
     assert asyncio.run(group.submit_async(3)) == 9
     assert group.submit(4) == 16
+
+
+def test_closing_waits_for_every_commit(group: GroupCommit[int, int], store: Store) -> None:
+    """Closing ends neither before the commit under way nor before the one that waits behind it."""
+    group.submit_later(1)
+    assert store.begun.acquire(timeout=WITHIN_SECONDS)
+    group.submit_later(2)
+    closer = threading.Thread(target=group.close)
+    closer.start()
+    closer.join(0.2)  # long enough to begin; right code passes however short it is
+    store.go_on.release()
+    assert store.begun.acquire(timeout=WITHIN_SECONDS)
+    closer.join(0.2)
+    assert closer.is_alive()
+    store.open()
+    closer.join(WITHIN_SECONDS)
+    assert store.groups == [[1], [2]]
