@@ -1,0 +1,66 @@
+"""What the classifier sees: the same for either Chinese script, and defined for any text."""
+
+# ruff: noqa: RUF001 - Chinese texts
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuppence.model_router.features import BUCKETS, MEASURES, features_of
+from tuppence.model_router.script import folded_codes
+
+
+def _folded(text: str) -> str:
+    return folded_codes(text).astype(np.uint16).tobytes().decode("utf-16-le", "surrogatepass")
+
+
+@given(st.text(st.characters(), max_size=300))
+def test_every_text_has_features(text: str) -> None:
+    """Any text, lone surrogates and control characters too, has finite features in range."""
+    features = features_of(text)
+    assert features.measures.shape == (len(MEASURES),)
+    assert np.isfinite(features.measures).all()
+    assert (features.buckets < BUCKETS).all()
+
+
+@pytest.mark.parametrize(
+    ("simplified", "traditional"),
+    [
+        ("帮我总结这篇文章", "幫我總結這篇文章"),
+        ("实现一个二叉树遍历算法", "實現一個二叉樹遍歷算法"),
+        ("这个软件的程序怎么运行？", "這個軟體的程式怎麼執行？"),
+        ("打印网络里的信息", "列印網路裡的資訊"),
+        ("据了解，回复已反复确认", "據瞭解，回覆已反覆確認"),
+    ],
+)
+def test_either_script_looks_the_same(simplified: str, traditional: str) -> None:
+    """One text in Simplified and in Taiwan's Traditional Chinese has the same n-grams."""
+    assert _folded(simplified) == _folded(traditional)
+    assert np.array_equal(features_of(simplified).buckets, features_of(traditional).buckets)
+
+
+def test_case_width_and_digits_are_folded() -> None:
+    """Upper case, full width and the digits themselves do not change what a text is about."""
+    assert _folded("ＡＢＣ　１２３") == _folded("abc 789") == "abc 000"
+
+
+def test_words_count_wherever_they_stand() -> None:
+    """A word falls into the same bucket at the beginning, in the middle and at the end."""
+    places = ("prove it now", "now prove it", "it now prove")
+    shared = set.intersection(*(set(features_of(text).buckets.tolist()) for text in places))
+    strangers = set(features_of("zzqx").buckets.tolist())
+    assert len(shared) > 20
+    assert len(shared & strangers) == 0
+
+
+def test_long_texts_are_read_at_both_ends() -> None:
+    """What stands in the middle of a long text changes nothing; its end does."""
+    start, end = "question " * 400, "answer " * 400
+    middle = features_of(f"{start}{'x' * 5_000}{end}").buckets
+    other_middle = features_of(f"{start}{'y' * 5_000}{end}").buckets
+    other_end = features_of(f"{start}{'x' * 5_000}{end[:-40]}{'z' * 40}").buckets
+    assert np.array_equal(middle, other_middle)
+    assert not np.array_equal(middle, other_end)
