@@ -12,12 +12,12 @@ UV := uv==0.13.9
 SERVERS := $(BIN)/python -m tests.postgresql >/dev/null 2>&1 && $(BIN)/python -m tests.redis >/dev/null 2>&1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench torture lock ddl translations clean
+.PHONY: help demo test lint bench torture train-router lock ddl translations clean
 .NOTPARALLEL:  # two pips at work in one environment would break it
 unexport PYTHONPATH PYTHONHOME  # packages of the caller must not leak into the environment
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 		while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/installed-demo ## Show what tuppence does; DEMO_TRACE=file tells it what to import
@@ -46,6 +46,9 @@ bench: $(VENV)/installed-test $(PEERS)/installed ## Measure speed, beside compar
 torture: $(VENV)/installed-test ## Run the long tests that kill processes and servers
 	@$(SERVERS) || scripts/install_servers.sh
 	@TMPDIR=$$(scripts/test_directory.sh) $(BIN)/pytest -m torture
+
+train-router: $(VENV)/installed-test ## Train the router that ships; DATA=directory has the outcomes
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python tools/train_router.py "$${DATA:?give DATA=directory}"
 
 lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml and peers.in
 	@$(INSTALL) $(UV)

@@ -9,6 +9,7 @@ TuppenceError
 │   ├── InvalidPrice                      a price that cannot be applied
 │   ├── UnknownBudget                     an entity that has no budget
 │   ├── InvalidRequest                    a model request that the provider would refuse
+│   ├── NoCapableModel                    no model of the router's can take a request
 │   ├── InvalidTrace                      recorded traffic that cannot be read
 │   └── NoLogsFound                       a path without any session log
 ├── IdempotencyConflict                   a used key came with another payload; nothing was changed
@@ -85,6 +86,10 @@ class NoLogsFound(InvalidInput):
 
 class InvalidRequest(InvalidInput):
     """A model request is one that its provider would refuse."""
+
+
+class NoCapableModel(InvalidInput):
+    """No model that a router may choose can take a request."""
 
 
 class InvalidTrace(InvalidInput):

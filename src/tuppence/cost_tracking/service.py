@@ -12,6 +12,7 @@ from typing import Any, TypedDict, Unpack
 
 from tuppence.core.money import Money, round_half_even, to_dollars, to_nanos
 from tuppence.core.periods import Span, from_micros, load_zone
+from tuppence.core.usage import MeteredResponse
 from tuppence.cost_tracking.booking import LOG_COLUMNS, Booked, Call
 from tuppence.cost_tracking.budgets import Budget, NewBudget, encode_shares
 from tuppence.cost_tracking.collector import paused_collector
@@ -92,6 +93,15 @@ class CostTrackingService:
         theirs (Bedrock Converse). Raises as `log_api_usage`.
         """
         metered = read_response(response, provider, model=model)
+        return self.log_metered(metered, provider=provider, **attribution)
+
+    def log_metered(
+        self, metered: MeteredResponse, *, provider: str, **attribution: Unpack[AttributionRecord]
+    ) -> list[APIUsageLog]:
+        """Book what was read of a response before, such as `ProviderError.metered`.
+
+        Raises as `log_api_usage`.
+        """
         return self._log(call_of_response(metered, provider, attribution, self.ledger.now()))
 
     def log_many(self, records: Iterable[UsageRecord]) -> Booked:
@@ -216,6 +226,14 @@ class AsyncCostTrackingService:
         """See CostTrackingService.log_response."""
         return await self._threads.call(
             self._service.log_response, response, provider=provider, model=model, **attribution
+        )
+
+    async def log_metered(
+        self, metered: MeteredResponse, *, provider: str, **attribution: Unpack[AttributionRecord]
+    ) -> list[APIUsageLog]:
+        """See CostTrackingService.log_metered."""
+        return await self._threads.call(
+            self._service.log_metered, metered, provider=provider, **attribution
         )
 
     async def log_many(self, records: Iterable[UsageRecord]) -> Booked:

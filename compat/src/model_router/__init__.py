@@ -1,0 +1,1 @@
+"""The document's import name for `tuppence.model_router`."""

@@ -1,0 +1,21 @@
+"""How hard a task is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class TaskComplexity(StrEnum):
+    """The first tier of models that is able to do a task."""
+
+    SIMPLE = "simple"
+    MODERATE = "moderate"
+    COMPLEX = "complex"
+
+    @property
+    def tier(self) -> int:
+        """0 for the weak tier, 1 for the middle, 2 for the strong."""
+        return _ORDER.index(self)
+
+
+_ORDER = tuple(TaskComplexity)

@@ -1,0 +1,358 @@
+"""ModelRouter with the provider's own package over real HTTP, against the stand-in's own book."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tuppence.cost_tracking.service import AsyncCostTrackingService, CostTrackingService
+from tuppence.errors import (
+    InvalidInput,
+    NoCapableModel,
+    ProviderAuthenticationFailed,
+    ProviderError,
+    ProviderOverloaded,
+    ProviderRateLimited,
+    ProviderUnreachable,
+    StreamBroken,
+    UnknownPrice,
+)
+from tuppence.model_router.checks import SelfConsistency
+from tuppence.model_router.decision import Reason
+from tuppence.model_router.router import AsyncModelRouter, ModelRouter, TaskComplexity
+from tuppence.model_router.routing import Conversation
+from tuppence.testing.answers import Failure, Reset, text_answer, tool_answer
+from tuppence.testing.fake_anthropic import FakeAnthropic
+from tuppence.testing.serving import serve
+
+HAIKU, SONNET, OPUS = "claude-haiku-5-5", "claude-sonnet-5-5", "claude-opus-5-5"
+EASY = "What is the capital of France?"
+HARD = "Prove that there are infinitely many primes of the form 4k + 3."
+START = datetime(2026, 11, 24, 9, tzinfo=UTC)
+
+
+class Waiting:
+    """An AsyncModelRouter whose methods wait, so that one test body is for both."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._tracker = options.pop("tracker", None)
+        if self._tracker is not None:
+            options["tracker"] = AsyncCostTrackingService(self._tracker)
+        self._options = options
+        self._router = AsyncModelRouter(*arguments, **options)
+        self._runner = asyncio.Runner()
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._router, name)
+        if not inspect.iscoroutinefunction(attribute):
+            return attribute
+        return lambda *args, **kwargs: self._runner.run(attribute(*args, **kwargs))
+
+    def close(self) -> None:
+        """Close the connections, the ledger and the loop."""
+        self._runner.run(self._router.close())
+        if self._tracker is not None:
+            self._runner.run(self._options["tracker"].close())
+        self._runner.close()
+
+
+class Direct(ModelRouter):
+    """A ModelRouter that opens the ledger it is given the address of."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        url = options.pop("tracker", None)
+        self._ledger = None if url is None else CostTrackingService(url)
+        super().__init__(*arguments, tracker=self._ledger, **options)
+
+    def close(self) -> None:
+        """Close the connections and the ledger."""
+        super().close()
+        if self._ledger is not None:
+            self._ledger.close()
+
+
+@pytest.fixture(params=[Direct, Waiting], ids=["sync", "async"])
+def world(request: pytest.FixtureRequest) -> Iterator[SimpleNamespace]:
+    """A stand-in, and what makes routers that call it."""
+    app = FakeAnthropic()
+    clock = SimpleNamespace(at=START)
+    made: list[Any] = []
+    with serve(app) as base_url:
+
+        def router(**options: Any) -> Any:
+            options = {
+                "base_url": base_url,
+                "max_retries": 0,
+                "now": lambda: clock.at,
+                **options,
+            }
+            made.append(request.param("sk-test", **options))
+            return made[-1]
+
+        yield SimpleNamespace(app=app, router=router, clock=clock)
+        for one in made:
+            one.close()
+
+
+def _asked(world: SimpleNamespace) -> list[str]:
+    return [json.loads(one.body)["model"] for one in world.app.requests]
+
+
+@pytest.mark.parametrize(("prompt", "model"), [(EASY, HAIKU), (HARD, OPUS)])
+def test_each_prompt_goes_where_it_belongs(world: SimpleNamespace, prompt: str, model: str) -> None:
+    """An easy question goes to the weak tier, a proof to the strong one; the cost is exact."""
+    result = world.router().route_and_call(prompt)
+    (billed,) = world.app.book
+    assert (result["model_used"], billed.model) == (model, model)
+    assert result["response"]
+    (call,) = result["calls"]
+    cost = result["actual_cost"]
+    assert call["cost_nanos"] == cost["total_cost_nanos"] > 0
+    assert cost["total_cost"] == cost["total_cost_nanos"] / 1e9
+    assert cost["input_cost_nanos"] + cost["output_cost_nanos"] == cost["total_cost_nanos"]
+    assert result["explanation"].p_right["strong"] > 0.5
+
+
+def test_modes(world: SimpleNamespace) -> None:
+    """Budget mode takes the task's tier, performance mode the strongest, whatever the task."""
+    router = world.router()
+    assert router.route_and_call(EASY, budget_mode=True)["model_used"] == HAIKU
+    assert router.route_and_call(EASY, budget_mode=False)["model_used"] == OPUS
+    assert router.select_model(TaskComplexity.SIMPLE, budget_mode=True) == HAIKU
+    assert router.select_model(TaskComplexity.MODERATE, budget_mode=True) == SONNET
+    assert router.select_model(TaskComplexity.SIMPLE, budget_mode=False) == OPUS
+
+
+def test_a_whole_request(world: SimpleNamespace) -> None:
+    """All fields of the Messages API are sent on; the turns before count; nothing is changed."""
+    turns = [
+        {"role": "user", "content": HARD},
+        {"role": "assistant", "content": "Assume there are finitely many of them."},
+    ]
+    before = json.dumps(turns)
+    result = world.router().route_and_call(
+        "go on", messages=turns, system="You are a mathematician.", max_tokens=64
+    )
+    body = json.loads(world.app.requests[-1].body)
+    assert (body["max_tokens"], body["system"]) == (64, "You are a mathematician.")
+    assert [one["content"] for one in body["messages"]] == [
+        HARD,
+        "Assume there are finitely many of them.",
+        "go on",
+    ]
+    assert result["model_used"] == OPUS
+    assert json.dumps(turns) == before
+
+
+def test_streaming(world: SimpleNamespace) -> None:
+    """With on_text the answer comes in pieces."""
+    pieces: list[str] = []
+    result = world.router().route_and_call(EASY, on_text=pieces.append)
+    assert "".join(pieces) == result["response"]
+
+
+def test_calls_are_booked(world: SimpleNamespace, database_url: str) -> None:
+    """With a tracker every call is in the ledger, charged to whom the router is told."""
+    router = world.router(
+        tracker=database_url, attribution={"team_id": "support", "project_id": "bot"}
+    )
+    result = router.route_and_call(EASY)
+    tracker = CostTrackingService(database_url)
+    (row,) = tracker.get_cost_summary(group_by="team")
+    (kind,) = tracker.get_cost_summary(group_by="task_complexity")
+    tracker.close()
+    assert (row["entity"], kind["entity"]) == ("support", "simple")
+    assert row["total_cost_nanos"] == result["actual_cost"]["total_cost_nanos"]
+
+
+def test_cascade_accepts_what_two_models_agree_on(
+    world: SimpleNamespace, database_url: str
+) -> None:
+    """Two cheap answers that agree are enough; both calls count and are booked."""
+    world.app.script(text_answer("It is 12."), text_answer("The answer is 12"))
+    router = world.router(tracker=database_url)
+    result = router.route_and_call(EASY, strategy="cascade")
+    assert _asked(world) == [HAIKU, SONNET]
+    assert (result["model_used"], result["was_escalated"]) == (HAIKU, False)
+    assert result["response"] == "It is 12."
+    total = sum(call["cost_nanos"] for call in result["calls"])
+    assert result["actual_cost"]["total_cost_nanos"] == total
+    tracker = CostTrackingService(database_url)
+    assert tracker.get_cost_summary()[0]["total_cost_nanos"] == total
+    tracker.close()
+
+
+def test_cascade_escalates(world: SimpleNamespace, database_url: str) -> None:
+    """Where the check does not agree the strongest model is asked; all three calls are booked."""
+    answers = ("It is 12.", "It is 13.", "It is 14.")
+    world.app.script(*(text_answer(text) for text in answers))
+    result = world.router(tracker=database_url).route_and_call(EASY, strategy="cascade")
+    assert _asked(world) == [HAIKU, SONNET, OPUS]
+    assert (result["model_used"], result["was_escalated"]) == (OPUS, True)
+    assert result["response"] == "It is 14."
+    tracker = CostTrackingService(database_url)
+    (summary,) = tracker.get_cost_summary()
+    tracker.close()
+    assert summary["request_count"] == 3
+    assert summary["total_cost_nanos"] == sum(one["cost_nanos"] for one in result["calls"])
+
+
+def test_cascade_with_a_verifier_of_the_user_s(world: SimpleNamespace) -> None:
+    """A function decides on the cheap answer alone."""
+    world.app.script(text_answer("yes"), text_answer("no"))
+    router = world.router()
+    accepted = router.route_and_call(
+        EASY, strategy="cascade", check=lambda _request, text: text == "yes"
+    )
+    assert (accepted["model_used"], len(accepted["calls"])) == (HAIKU, 1)
+
+
+def test_cascade_that_would_not_pay(world: SimpleNamespace) -> None:
+    """A cascade that is expected to cost more than the strongest model is not started."""
+    result = world.router().route_and_call(
+        HARD, strategy="cascade", check=SelfConsistency(samples=60)
+    )
+    assert _asked(world) == [OPUS]
+    assert "cascade" in result["reason"]
+    assert not result["was_escalated"]
+
+
+def test_cascade_survives_a_cheap_model_s_failure(
+    world: SimpleNamespace, database_url: str
+) -> None:
+    """When a cheap model is overloaded, the strongest answers; what was billed is booked."""
+    world.app.script(text_answer("It is 12."), Failure(status=529), text_answer("It is 14."))
+    result = world.router(tracker=database_url).route_and_call(EASY, strategy="cascade")
+    assert (result["model_used"], result["was_escalated"]) == (OPUS, True)
+    assert [call["model"] for call in result["calls"]] == [HAIKU, OPUS]
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [
+        (Failure(status=401), ProviderAuthenticationFailed),
+        (Failure(status=429), ProviderRateLimited),
+        (Failure(status=529), ProviderOverloaded),
+        (Reset(), ProviderUnreachable),
+    ],
+)
+def test_provider_errors_are_typed(
+    world: SimpleNamespace, database_url: str, step: Any, error: type[ProviderError]
+) -> None:
+    """Errors of the provider come as they are, and nothing is booked that was not billed."""
+    world.app.script(step)
+    with pytest.raises(error):
+        world.router(tracker=database_url).route_and_call(EASY)
+    tracker = CostTrackingService(database_url)
+    assert tracker.get_cost_summary()[0]["request_count"] == 0
+    tracker.close()
+
+
+def test_what_a_broken_stream_cost_is_booked(world: SimpleNamespace, database_url: str) -> None:
+    """A stream that breaks raises, and the tokens that were billed by then are in the ledger."""
+    world.app.script(text_answer("word " * 50, output_tokens=50, cut_after_events=6))
+    with pytest.raises(StreamBroken):
+        world.router(tracker=database_url).route_and_call(EASY, on_text=lambda _text: None)
+    tracker = CostTrackingService(database_url)
+    (summary,) = tracker.get_cost_summary()
+    tracker.close()
+    assert summary["request_count"] == 1
+    assert summary["total_cost_nanos"] > 0
+
+
+def test_a_conversation_stays_where_its_cache_is(world: SimpleNamespace) -> None:
+    """A long cached conversation is not moved for an easy turn; a short one is."""
+    router = world.router()
+    turns = [{"role": "user", "content": "fact " * 20_000}, {"role": "assistant", "content": "ok"}]
+    request = {"messages": [*turns, {"role": "user", "content": EASY}]}
+    fresh = router.explain(request)
+    held = router.explain(request, conversation=Conversation(OPUS, 25_000))
+    if fresh.model != OPUS:
+        moved = router.explain(request, conversation=Conversation(OPUS, 10))
+        assert moved.model == fresh.model
+    assert held.expected_cost_nanos == fresh.expected_cost_nanos
+    assert (held.model, held.reason_code) in {
+        (OPUS, Reason.CONVERSATION),
+        (fresh.model, Reason.QUALITY_FLOOR),
+    }
+
+
+def test_sessions_are_remembered_while_the_cache_lives(world: SimpleNamespace) -> None:
+    """A session's model and cached tokens count for its next turn, for five minutes."""
+    router = world.router()
+    marked = [{"type": "text", "text": "fact " * 4_000, "cache_control": {"type": "ephemeral"}}]
+    first = router.route_and_call(HARD, system=marked, session="s")
+    assert first["model_used"] == OPUS
+    kept = router._routing.conversation("s")
+    assert (kept.model, kept.cached_tokens > 4_000) == (OPUS, True)
+    world.clock.at += timedelta(seconds=301)
+    assert router._routing.conversation("s") is None
+
+
+def test_filters(world: SimpleNamespace, tmp_path: Any) -> None:
+    """Models that cannot take a request are left out; where none is left the error says why."""
+    tiers = tmp_path / "tiers.toml"
+    tiers.write_text(
+        f'[[model]]\nid = "{HAIKU}"\ntier = "weak"\ntools = false\ncontext_window = 2000\n'
+        f'[[model]]\nid = "{OPUS}"\ntier = "strong"\ncapabilities = ["json"]\n',
+        encoding="utf-8",
+    )
+    router = world.router(tiers=tiers)
+    assert router.explain(EASY).model == HAIKU
+    tool = {"name": "f", "description": "d", "input_schema": {"type": "object"}}
+    told = router.explain({"messages": [{"role": "user", "content": EASY}], "tools": [tool]})
+    assert (told.model, told.excluded) == (OPUS, {HAIKU: "no tools"})
+    assert told.reason_code is Reason.ONLY_CAPABLE
+    assert router.explain("long " * 3_000).model == OPUS
+    assert router.explain(EASY, requires=["json"]).model == OPUS
+    with pytest.raises(NoCapableModel, match="no speech"):
+        router.explain(EASY, requires=["speech"])
+
+
+def test_tools_are_sent_and_called(world: SimpleNamespace) -> None:
+    """A tool call comes back as the provider gives it."""
+    world.app.script(tool_answer("f", {"x": 1}))
+    tool = {"name": "f", "description": "d", "input_schema": {"type": "object"}}
+    result = world.router().route_and_call(EASY, tools=[tool])
+    assert result["message"]["content"][0]["name"] == "f"
+    assert result["response"] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": "  "}, "prompt"),
+        ({}, "prompt"),
+        ({"prompt": "x", "model": "claude-opus-5-5"}, "model"),
+        ({"prompt": "x", "strategy": "lottery"}, "strategy"),
+        ({"prompt": "x", "strategy": "cascade", "on_text": print}, "on_text"),
+    ],
+)
+def test_calls_that_make_no_sense(
+    world: SimpleNamespace, arguments: dict[str, Any], field: str
+) -> None:
+    """Arguments that cannot be used are named, and nothing is sent."""
+    with pytest.raises(InvalidInput) as caught:
+        world.router().route_and_call(**arguments)
+    assert caught.value.field == field
+    assert not world.app.requests
+
+
+def test_options_that_make_no_sense(world: SimpleNamespace, tmp_path: Any) -> None:
+    """A quality that is no share, weights that are none and a model without a price are refused."""
+    with pytest.raises(InvalidInput, match="quality"):
+        world.router(quality=98)
+    with pytest.raises(InvalidInput, match="holds no weights"):
+        world.router(classifier=tmp_path / "none.npz")
+    unpriced = tmp_path / "tiers.toml"
+    unpriced.write_text('[[model]]\nid = "nobody-knows-it"\ntier = "weak"\n', encoding="utf-8")
+    with pytest.raises(UnknownPrice, match="nobody-knows-it"):
+        world.router(tiers=unpriced)
