@@ -28,6 +28,7 @@ from tuppence.model_router.checks import SelfConsistency
 from tuppence.model_router.decision import Reason
 from tuppence.model_router.router import AsyncModelRouter, ModelRouter, TaskComplexity
 from tuppence.model_router.routing import Conversation
+from tuppence.model_router.shadow import ModelJudge, Shadow, VerifierJudge, read_comparisons
 from tuppence.testing.answers import Failure, Reset, text_answer, tool_answer
 from tuppence.testing.fake_anthropic import FakeAnthropic
 from tuppence.testing.serving import serve
@@ -356,3 +357,66 @@ def test_options_that_make_no_sense(world: SimpleNamespace, tmp_path: Any) -> No
     unpriced.write_text('[[model]]\nid = "nobody-knows-it"\ntier = "weak"\n', encoding="utf-8")
     with pytest.raises(UnknownPrice, match="nobody-knows-it"):
         world.router(tiers=unpriced)
+
+
+def _shadow(path: Any, judge: Any, **options: Any) -> Shadow:
+    return Shadow(path / "shadow.jsonl", share=1.0, judge=judge, **options)
+
+
+def test_shadow_calls_are_compared_and_booked(
+    world: SimpleNamespace, database_url: str, tmp_path: Any
+) -> None:
+    """The strongest model is asked too and both are judged; the answer and its cost stay as is."""
+    world.app.script(text_answer("Paris"), text_answer("Lyon", output_tokens=32))
+    judge = VerifierJudge(lambda _request, text: float(text == "Paris"))
+    router = world.router(tracker=database_url, shadow=_shadow(tmp_path, judge))
+    result = router.route_and_call(EASY)
+    assert (result["response"], result["model_used"]) == ("Paris", HAIKU)
+    assert [call["purpose"] for call in result["calls"]] == ["answer", "shadow"]
+    assert result["actual_cost"]["total_cost_nanos"] == result["calls"][0]["cost_nanos"]
+    (comparison,) = read_comparisons(tmp_path / "shadow.jsonl")
+    assert (comparison.model, comparison.strongest) == (HAIKU, OPUS)
+    assert (comparison.quality, comparison.strongest_quality) == (1.0, 0.0)
+    assert comparison.strongest_cost_nanos == result["calls"][1]["cost_nanos"]
+    tracker = CostTrackingService(database_url)
+    assert tracker.get_cost_summary()[0]["request_count"] == 2
+    tracker.close()
+
+
+def test_a_model_judges_in_both_orders(world: SimpleNamespace, tmp_path: Any) -> None:
+    """The judge is asked twice; only a verdict that survives the change of order counts."""
+    answers = ("worse", "better", "B", "A", "x", "y", "A", "A")
+    world.app.script(*(text_answer(text) for text in answers))
+    router = world.router(shadow=_shadow(tmp_path, ModelJudge(model=SONNET)))
+    for _ in range(2):
+        assert len(router.route_and_call(EASY)["calls"]) == 4
+    clear, unclear = read_comparisons(tmp_path / "shadow.jsonl")
+    assert (clear.quality, clear.strongest_quality) == (0.0, 1.0)
+    assert (unclear.quality, unclear.strongest_quality) == (1.0, 1.0)
+
+
+def test_quality_below_the_floor_rolls_back(world: SimpleNamespace, tmp_path: Any) -> None:
+    """When routed answers are measurably worse, all goes to the strongest, in later routers too."""
+    judge = VerifierJudge(lambda _request, text: float(text == "strong"))
+    shadow = _shadow(tmp_path, judge, fewest=5)
+    router = world.router(shadow=shadow)
+    for _ in range(5):
+        assert not router.is_rolled_back
+        world.app.script(text_answer("weak"), text_answer("strong"))
+        assert router.route_and_call(EASY)["model_used"] == HAIKU
+    assert router.is_rolled_back
+    result = router.route_and_call(EASY)
+    assert (result["model_used"], len(result["calls"])) == (OPUS, 1)
+    assert result["explanation"].reason_code is Reason.ROLLED_BACK
+    assert world.router(shadow=shadow).is_rolled_back
+
+
+def test_a_shadow_call_that_fails_costs_nobody_an_answer(
+    world: SimpleNamespace, tmp_path: Any
+) -> None:
+    """The routed answer is given even where the comparison cannot be made."""
+    world.app.script(text_answer("Paris"), Failure(status=529))
+    judge = VerifierJudge(lambda _request, _text: 1.0)
+    result = world.router(shadow=_shadow(tmp_path, judge)).route_and_call(EASY)
+    assert result["response"] == "Paris"
+    assert not (tmp_path / "shadow.jsonl").exists()

@@ -216,13 +216,30 @@ def bootstrap(
 
     `statistic` is given the rows drawn; rounds in which it is NaN are left out.
     """
+    low, high = intervals(
+        lambda rows: np.array([statistic(rows)]), n, rounds=rounds, seed=seed, level=level
+    )
+    return float(low[0]), float(high[0])
+
+
+def intervals(
+    statistic: Callable[[IntArray], FloatArray],
+    n: int,
+    *,
+    rounds: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the percentile intervals of several statistics at once: all lows, all highs.
+
+    See `bootstrap`; NaN where a statistic is NaN in every round.
+    """
     drawing = np.random.default_rng(seed)
     values = np.array([statistic(drawing.integers(0, n, n)) for _ in range(rounds)])
-    values = values[~np.isnan(values)]
-    if not values.size:
-        return np.nan, np.nan
-    low, high = np.quantile(values, ((1 - level) / 2, (1 + level) / 2))
-    return float(low), float(high)
+    is_known = ~np.isnan(values)
+    filled = np.where(is_known.any(axis=0), values, 0)  # NaN alone has no quantile
+    low, high = np.nanquantile(filled, ((1 - level) / 2, (1 + level) / 2), axis=0)
+    return tuple(np.where(is_known.any(axis=0), one, np.nan) for one in (low, high))  # type: ignore[return-value]
 
 
 def _sorted_mean_of_equals(key: FloatArray, value: FloatArray) -> FloatArray:

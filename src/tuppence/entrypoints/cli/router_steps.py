@@ -1,0 +1,55 @@
+"""What the commands of `tuppence router` share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from tuppence.errors import MissingPackage
+from tuppence.model_router.classifier import WEIGHTS_PATH
+
+tiers_option = click.option(
+    "--tiers",
+    default="default",
+    show_default=True,
+    help='Models: "default", "chapter-12", or a TOML file of yours.',
+)
+weights_option = click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    default=WEIGHTS_PATH,
+    show_default="those of the package",
+    help="Classifier that `tuppence router train` has written.",
+)
+
+
+@contextmanager
+def told_steps(*, wanted: bool) -> Iterator[Callable[[str], None]]:
+    """Show which step is under way while a terminal is watching; yield what tells the next."""
+    if not (wanted and sys.stderr.isatty()):
+        yield lambda _: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - rich loads slowly
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("", total=None)
+        yield lambda step: shown.update(task, description=step)
+
+
+def require_scipy() -> None:
+    """Raise MissingPackage where training cannot run."""
+    try:
+        import scipy  # noqa: F401, PLC0415 - optional
+    except ImportError as error:
+        raise MissingPackage(
+            "is not installed",
+            field="package",
+            value="scipy",
+            remedy='install "tuppence[train]"',
+        ) from error
