@@ -1,8 +1,7 @@
 """The second stage of the classifier: a small network over measures of form and linear scores.
 
-Its outputs, in this order (`OUTPUTS`): p(right) of the three tiers (logistic); which tier is the
-first able one (softmax over three); which family of prompts the text belongs to (softmax); and,
-for each family with both a weak and a strong tier, by how much the strong one is better there.
+Beside answers for any text it has experts: for each family of prompts (the sources that it was
+trained on) answers of their own, and a gate that says how likely a text is of each family.
 """
 
 from __future__ import annotations
@@ -23,7 +22,31 @@ LEARNING_RATE = 2e-3
 DECAY = 1e-2
 GAIN_SHARE = 2.0
 FAMILY_SHARE = 0.3
+EXPERT_SHARE = 0.5
 FIRST_MOMENT, SECOND_MOMENT = 0.9, 0.999
+
+
+class Layout(NamedTuple):
+    """Where the raw outputs of a network for some families stand."""
+
+    right: slice
+    """p(right) of the three tiers (logistic)."""
+    needs: slice
+    """Which tier is the first able one (softmax)."""
+    gate: slice
+    """Which family the text is of; the last stands for none (softmax)."""
+    gains: slice
+    """By family: by how much the strong tier is better than the weak one."""
+    expert_right: slice
+    """By family: as `right`."""
+    expert_needs: slice
+    """By family: as `needs`."""
+
+    @classmethod
+    def of(cls, families: int) -> Layout:
+        """Return the layout for a number of families."""
+        ends = np.cumsum([3, 3, families + 1, families, 3 * families, 3 * families]).tolist()
+        return cls(*(slice(start, end) for start, end in zip([0, *ends], ends, strict=False)))
 
 
 class Examples(NamedTuple):
@@ -42,6 +65,8 @@ class Examples(NamedTuple):
     gain: Floats
     """(n,): strong minus weak."""
     gain_share: Floats
+    """(n, families)"""
+    expert_share: Floats
     """(n, families)"""
 
 
@@ -85,7 +110,7 @@ def fit_network(examples: Examples, seed: int) -> Network:
     """Train a network with Adam and decoupled decay (arXiv 1711.05101), falling steps."""
     rng = np.random.default_rng(seed)
     count, width = examples.inputs.shape
-    outputs = 3 + 3 + examples.families + 1 + examples.families
+    outputs = Layout.of(examples.families).expert_needs.stop
     values = [
         rng.normal(0, width**-0.5, (width, HIDDEN)).astype(np.float32),
         np.zeros(HIDDEN, dtype=np.float32),
@@ -133,16 +158,33 @@ def _slopes(
 
 def _errors(raw: Floats, examples: Examples, rows: npt.NDArray[np.int64]) -> Floats:
     """Return the slope of the loss by each raw output."""
-    families = examples.families
-    wrong = np.empty_like(raw)
+    families, layout = examples.families, Layout.of(examples.families)
     quality = examples.quality[rows]
-    known = ~np.isnan(quality)
-    missed = 1 / (1 + np.exp(-raw[:, :3])) - np.where(known, quality, 0)
-    wrong[:, :3] = missed * known * examples.quality_share[rows, None]
+    known = (~np.isnan(quality)).astype(np.float32)
+    quality = np.nan_to_num(quality)
     needed = np.eye(4, 3, dtype=np.float32)[examples.needed[rows]]  # -1: the row of zeros
-    wrong[:, 3:6] = (softmax(raw[:, 3:6]) - needed) * examples.needed_share[rows, None]
+    needed_share = examples.needed_share[rows, None]
     family = np.eye(families + 1, dtype=np.float32)[examples.family[rows]]
-    wrong[:, 6 : 7 + families] = (softmax(raw[:, 6 : 7 + families]) - family) * FAMILY_SHARE
-    behind = raw[:, 7 + families :] - examples.gain[rows, None]
-    wrong[:, 7 + families :] = GAIN_SHARE * behind * examples.gain_share[rows]
+    experts = (len(rows), families, 3)
+    right_shares = (examples.expert_share[rows] * EXPERT_SHARE)[:, :, None] * known[:, None]
+    needs_shares = (family[:, :-1] * needed_share * EXPERT_SHARE)[:, :, None]
+    wrong = np.empty_like(raw)
+    wrong[:, layout.right] = (
+        (logistic(raw[:, layout.right]) - quality) * known * examples.quality_share[rows, None]
+    )
+    wrong[:, layout.needs] = (softmax(raw[:, layout.needs]) - needed) * needed_share
+    wrong[:, layout.gate] = (softmax(raw[:, layout.gate]) - family) * FAMILY_SHARE
+    behind = raw[:, layout.gains] - examples.gain[rows, None]
+    wrong[:, layout.gains] = GAIN_SHARE * behind * examples.gain_share[rows]
+    said = logistic(raw[:, layout.expert_right].reshape(experts))
+    missed = (said - quality[:, None]) * right_shares
+    wrong[:, layout.expert_right] = missed.reshape(len(rows), -1)
+    said = softmax(raw[:, layout.expert_needs].reshape(experts))
+    missed = (said - needed[:, None]) * needs_shares
+    wrong[:, layout.expert_needs] = missed.reshape(len(rows), -1)
     return wrong
+
+
+def logistic(raw: Floats) -> Floats:
+    """Return shares from log-odds."""
+    return (1 / (1 + np.exp(-raw))).astype(np.float32)

@@ -2,7 +2,8 @@
 
 One JSON object a line, plain or .gz: `prompt`, and either `scores` {model: 0..1} or `label`, a
 tier named by hand (SIMPLE, MEDIUM or MODERATE, COMPLEX or REASONING). `source` names where the
-prompt is from, `subset` the task, `lang` the language, `cost` {model: USD} what each answer cost.
+prompt is from, `subset` the task, `lang` the language, `cost` {model: USD} what each answer cost,
+`ans` {model: text} its final answer, `out_chars` {model: characters} how long it was.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +51,10 @@ class Outcome(NamedTuple):
     cost: Mapping[str, float]
     label: int | None
     """0, 1 or 2 where a person named the tier."""
+    answers: Mapping[str, str] = MappingProxyType({})
+    """Final answers, where they are recorded."""
+    characters: Mapping[str, int] = MappingProxyType({})
+    """Of the whole answers, where that is recorded."""
 
 
 class Targets(NamedTuple):
@@ -101,6 +107,8 @@ def _outcome(row: Mapping[str, Any], path: Path) -> Outcome:
         scores={model: max(score, 0.0) for model, score in scores.items()},
         cost=row.get("cost") or {},
         label=None if label is None else TIER_OF_LABEL[str(label).upper()],
+        answers={str(model): str(answer) for model, answer in (row.get("ans") or {}).items()},
+        characters={str(one): int(count) for one, count in (row.get("out_chars") or {}).items()},
     )
 
 

@@ -12,6 +12,7 @@ from tuppence.core.money import to_dollars
 from tuppence.core.price_book import PriceBook
 from tuppence.core.usage import MeteredResponse, Usage
 from tuppence.errors import InvalidInput, NoCapableModel, UnknownPrice
+from tuppence.language import mark, translator
 from tuppence.model_router.classifier import Classifier, Prediction, load_classifier
 from tuppence.model_router.complexity import TaskComplexity
 from tuppence.model_router.decision import (
@@ -28,6 +29,7 @@ from tuppence.model_router.reference import load_reference
 from tuppence.model_router.request import ReadRequest, read_request
 from tuppence.model_router.tiers import TIERS, RoutedModel, load_models
 from tuppence.prices.model_facts import token_growth
+from tuppence.settings import load_settings
 
 DEFAULT_OUTPUT_TOKENS = 400
 DEFAULT_TURNS = 5
@@ -38,13 +40,13 @@ OLDEST_TOKENIZER = "claude-3-haiku"
 MODERATE_TIER = 1
 
 REASONS: Mapping[Reason, str] = {
-    Reason.QUALITY_FLOOR: "the best value for its cost that keeps the quality floor",
-    Reason.CHEAPEST_OF_TIER: "the cheapest model of the task's tier",
-    Reason.STRONGEST: "the strongest model was asked for",
-    Reason.UNFAMILIAR: "unlike anything in training, so the middle tier",
-    Reason.ONLY_CAPABLE: "the only model that can take the request",
-    Reason.CONVERSATION: "moving the conversation would cost more than it gains",
-    Reason.ROLLED_BACK: "measured quality is below the floor, so the strongest model",
+    Reason.QUALITY_FLOOR: mark("the best value for its cost that keeps the quality floor"),
+    Reason.CHEAPEST_OF_TIER: mark("the cheapest model of the task's tier"),
+    Reason.STRONGEST: mark("the strongest model was asked for"),
+    Reason.UNFAMILIAR: mark("unlike anything in training, so the middle tier"),
+    Reason.ONLY_CAPABLE: mark("the only model that can take the request"),
+    Reason.CONVERSATION: mark("moving the conversation would cost more than it gains"),
+    Reason.ROLLED_BACK: mark("measured quality is below the floor, so the strongest model"),
 }
 
 
@@ -122,6 +124,7 @@ class Routing:
             )
         self.book = book
         self.models = load_models(tiers, book)
+        self.translate = translator(load_settings().language)
         self.now = now
         self.is_rolled_back = False
         self._classifier: Classifier = load_classifier(classifier)
@@ -188,7 +191,7 @@ class Routing:
             p_right=dict(zip(TIERS, prediction.p_right, strict=True)),
             expected_cost={tier: to_dollars(costs[tier]) for tier in TIERS if tier in costs},
             expected_cost_nanos={tier: costs[tier] for tier in TIERS if tier in costs},
-            reason=REASONS[choice.reason],
+            reason=self.translate(REASONS[choice.reason]),
             reason_code=choice.reason,
             confidence=prediction.needs[complexity.tier],
             is_unfamiliar=not prediction.is_familiar,

@@ -19,6 +19,7 @@ from tuppence.adapters.anthropic import (
 from tuppence.core.usage import MeteredResponse
 from tuppence.cost_tracking.records import AttributionRecord
 from tuppence.errors import InvalidInput, ProviderError
+from tuppence.language import mark
 from tuppence.model_router.cascade import CascadePlan, cascade, plan_cascade
 from tuppence.model_router.checks import Check, SecondModel, Verifier, text_of
 from tuppence.model_router.classifier import WEIGHTS_PATH
@@ -254,7 +255,9 @@ class RoutedCalls:
             plan = plan_cascade(routed.options, job.check)
         if plan is None or not plan.pays:
             model = routed.choice.option.model.id if plan is None else plan.last.model.id
-            reason = routed.explanation.reason if plan is None else _NOT_STARTED
+            reason = (
+                routed.explanation.reason if plan is None else self._routing.translate(_NOT_STARTED)
+            )
             response = yield self._send_to(model, job)
             return Answered(model, response, was_escalated=False, reason=reason)
         return (yield from self._cascade(job, plan))
@@ -317,7 +320,7 @@ class Made(NamedTuple):
     metered: MeteredResponse
 
 
-_NOT_STARTED = "a cascade would cost more than the strongest model alone"
+_NOT_STARTED = mark("a cascade would cost more than the strongest model alone")
 
 
 def job_of(

@@ -46,7 +46,7 @@ def prepare(outcomes: Sequence[Outcome]) -> Prepared:
     """Return the features and targets of outcomes."""
     targets = targets_of(outcomes)
     seen = [features_of(outcome.prompt) for outcome in outcomes]
-    gain_known = ~np.isnan(targets.quality[:, 2] - targets.quality[:, 0]) & ~targets.is_labelled
+    gain_known = ~np.isnan(targets.quality[:, 2] - targets.quality[:, 0])
     sizes = np.bincount(targets.source[gain_known], minlength=len(targets.sources))
     return Prepared(
         targets,
@@ -127,9 +127,7 @@ def _questions(targets: Targets, families: Sequence[int]) -> tuple[Floats, Float
     has_outcome = ~targets.is_labelled
     everywhere = np.column_stack((targets.quality, gain))
     everywhere[~has_outcome] = np.nan
-    in_families = [
-        np.where((targets.source == one) & has_outcome, gain, np.nan) for one in families
-    ]
+    in_families = [np.where(targets.source == one, gain, np.nan) for one in families]
     labels = [
         np.where(targets.is_labelled, (targets.needed == tier).astype(np.float32), np.nan)
         for tier in range(3)
@@ -147,16 +145,18 @@ def _questions(targets: Targets, families: Sequence[int]) -> tuple[Floats, Float
 
 def _examples(inputs: Floats, targets: Targets, families: Sequence[int]) -> Examples:
     source_share = _source_shares(targets)
-    gain = np.where(targets.is_labelled, np.nan, targets.quality[:, 2] - targets.quality[:, 0])
+    gain = targets.quality[:, 2] - targets.quality[:, 0]
     family = np.full(len(gain), len(families))
     gain_share = np.zeros((len(gain), len(families)), dtype=np.float32)
+    expert_share = np.zeros_like(gain_share)
+    even = len(gain) / (len(families) + 1)
     for number, source in enumerate(families):
         family[targets.source == source] = number
         rows = (targets.source == source) & ~np.isnan(gain)
         if rows.any():
             spread = max(float(np.var(gain[rows])), 0.02) ** 0.5
-            size = (len(gain) / (len(families) + 1) / rows.sum()) ** 0.5
-            gain_share[rows, number] = size / spread
+            gain_share[rows, number] = (even / rows.sum()) ** 0.5 / spread
+            expert_share[family == number, number] = (even / rows.sum()) ** 0.5
     return Examples(
         inputs.astype(np.float32),
         targets.quality,
@@ -167,6 +167,7 @@ def _examples(inputs: Floats, targets: Targets, families: Sequence[int]) -> Exam
         len(families),
         np.nan_to_num(gain).astype(np.float32),
         gain_share,
+        expert_share,
     )
 
 

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuppence.model_router.features import BUCKETS, MEASURES, features_of
-from tuppence.model_router.script import folded_codes
+from tuppence.model_router.script import read_text
 
 
 def _folded(text: str) -> str:
-    return folded_codes(text).astype(np.uint16).tobytes().decode("utf-16-le", "surrogatepass")
+    return read_text(text).codes.astype(np.uint16).tobytes().decode("utf-16-le", "surrogatepass")
 
 
 @given(st.text(st.characters(), max_size=300))

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from tuppence.entrypoints.cli.options import json_option
+from tuppence.entrypoints.cli.router_cascade import cascade
 from tuppence.entrypoints.cli.router_evaluation import evaluate
 from tuppence.entrypoints.cli.router_shadow import shadow
 from tuppence.entrypoints.cli.router_steps import (
@@ -19,11 +20,28 @@ from tuppence.entrypoints.cli.router_steps import (
 )
 from tuppence.entrypoints.cli.tables import Column, draw, exact_dollars
 from tuppence.errors import InvalidInput
+from tuppence.language import Translate, mark, translator
 from tuppence.model_router.request import Request
-from tuppence.model_router.routing import DEFAULT_OUTPUT_TOKENS, DEFAULT_TURNS, Routing, utc_now
+from tuppence.model_router.routing import (
+    DEFAULT_OUTPUT_TOKENS,
+    DEFAULT_TURNS,
+    Explanation,
+    Routing,
+    utc_now,
+)
 from tuppence.model_router.tiers import TIERS
 from tuppence.prices.catalogue import load_price_book
 from tuppence.settings import load_settings
+
+WORDS = (
+    mark("weak"),
+    mark("middle"),
+    mark("strong"),
+    mark("simple"),
+    mark("moderate"),
+    mark("complex"),
+)
+"""Shown by name: tiers and complexities."""
 
 
 @click.group("router")
@@ -53,22 +71,40 @@ def explain(prompt: str, tiers: str, weights: Path, quality: float, *, as_json: 
         document = {**told._asdict(), "complexity": told.complexity.value}
         document["reason_code"] = told.reason_code.value
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-        return
+    else:
+        _print(told, translator(load_settings().language))
+
+
+def _print(told: Explanation, _: Translate) -> None:
     rows = [
         [
-            tier,
+            _(tier),
             f"{told.p_right[tier]:.0%}",
             exact_dollars(told.expected_cost_nanos[tier]) if tier in told.expected_cost else "-",
-            "chosen" if tier == told.tier else "",
+            _("chosen") if tier == told.tier else "",
         ]
         for tier in TIERS
     ]
+    complexity = _(told.complexity.value)
     notes = [
-        f"{told.complexity.value} ({told.confidence:.0%} sure), to {told.model}: {told.reason}"
+        _("{complexity} ({confidence} sure), to {model}: {reason}").format(
+            complexity=complexity,
+            confidence=f"{told.confidence:.0%}",
+            model=told.model,
+            reason=told.reason,
+        )
     ]
-    notes += [f"* {model} cannot take it: {why}" for model, why in told.excluded.items()]
-    columns = [Column("Tier", numeric=False), Column("Right"), Column("Cost"), Column("")]
-    draw("Which model", columns, rows, notes=notes)
+    notes += [
+        "* " + _("{model} cannot take it: {reason}").format(model=model, reason=reason)
+        for model, reason in told.excluded.items()
+    ]
+    columns = [
+        Column(_("Tier"), numeric=False),
+        Column(_("Right")),
+        Column(_("Cost")),
+        Column("", numeric=False),
+    ]
+    draw(_("Which model"), columns, rows, notes=notes)
 
 
 @command.command("train")
@@ -106,6 +142,7 @@ def train(data: tuple[Path, ...], output: Path, seed: int, *, as_json: bool) -> 
 
 
 command.add_command(evaluate)
+command.add_command(cascade)
 command.add_command(shadow)
 
 
