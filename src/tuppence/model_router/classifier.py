@@ -24,10 +24,9 @@ WEIGHTS_PATH = Path(__file__).parent / "weights.npz"
 FORMAT = 1
 USUAL_LENGTH, SPREAD_OF_LENGTHS = 6.0, 1.2
 """Of the logarithm of a prompt's characters."""
-LENGTH_SHARE, DOUBTED_LENGTH_SHARE = 0.03, 0.25
-"""What a prompt's length adds to the gain: always, and where the family is in doubt.
-
-On sources that were left out of training length is the surest measure."""
+LENGTH_SHARE, DOUBTED_LENGTH_SHARE = 0.03, 0.5
+"""What a prompt's length adds to the gain: always, and by how far the doubt about its family is
+above what is usual. On sources that were left out of training length is the surest measure."""
 SURE_OF_FAMILY = 0.9
 CLIP = 5.0
 """Inputs are cut off at so many standard deviations."""
@@ -71,6 +70,7 @@ class Classifier:
         self._inward = np.concatenate((network.hidden, network.direct), axis=1)
         self._inward_bias = np.concatenate((network.hidden_bias, network.bias))
         self._outward = network.outward
+        self._usual_doubt: list[float] = arrays["usual_doubt"].tolist()
         self._layout = Layout.of((network.bias.shape[0] - 7) // 8)
 
     def predict(self, text: str) -> Prediction:
@@ -113,10 +113,10 @@ class Classifier:
         )
         gains = raw[layout.gains]
         gain = sum(share * own for share, own in zip(gate, gains, strict=False))
-        # Where a text is of a known family, its own gain is surer than the difference of levels;
-        # where the gate doubts, length is what holds for strange texts too.
-        doubt = -sum(share * math.log(share + 1e-9) for share in gate)
-        gain += (LENGTH_SHARE + DOUBTED_LENGTH_SHARE * doubt) * length
+        # Where a text is of a known family, its own gain is surer than the difference of levels.
+        # Where the gate doubts more than it is used to, the text is strange, and length counts.
+        doubt = doubt_of(gate) - self._usual_doubt[gate.index(max(gate))]
+        gain += (LENGTH_SHARE + DOUBTED_LENGTH_SHARE * max(doubt, 0.0)) * length
         strong = min(max((1 - gate[-1]) * weak + gain + gate[-1] * strong, 0.0), 1.0)
         middle = min(max(middle, min(weak, strong)), max(weak, strong))
         return Prediction(weak, middle, strong, self._needs(raw, gate), distance)
@@ -131,6 +131,11 @@ class Classifier:
             own = _mixed(gate, experts, general)
             general = [sure * one + (1 - sure) * two for one, two in zip(own, general, strict=True)]
         return general[0], general[1], general[2]
+
+
+def doubt_of(gate: Sequence[float]) -> float:
+    """Return the entropy of the gate's shares, in nats: 0 where it is sure of a family."""
+    return -sum(share * math.log(share + 1e-9) for share in gate)
 
 
 def _mixed(

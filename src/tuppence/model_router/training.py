@@ -16,7 +16,14 @@ import numpy.typing as npt
 from tuppence.model_router.classifier import CLIP, FORMAT, Classifier
 from tuppence.model_router.features import MEASURES, features_of
 from tuppence.model_router.linear_stage import Floats, Linear, fit_linear, presence
-from tuppence.model_router.network import Examples, Network, fit_network, joined
+from tuppence.model_router.network import (
+    Examples,
+    Layout,
+    Network,
+    fit_network,
+    joined,
+    softmax,
+)
 from tuppence.model_router.outcomes import Outcome, Targets, targets_of
 
 FOLDS = 3
@@ -25,6 +32,7 @@ FAMILY_SIZE = 500
 """From so many prompts with a weak and a strong outcome on, a source is a family of its own."""
 PENALTY, CLASS_PENALTY, KIND_PENALTY = 6.0, 1.0, 3.0
 SMALLEST_SOURCE = 200
+USUAL_PERCENTILE = 90.0
 FAR_PERCENTILE = 99.9
 """Prompts whose form is further off than that of so many percent are unlike anything seen."""
 MOST_QUANTISED = 127
@@ -85,7 +93,9 @@ def train(
         tell(f"network {number + 1} of {NETWORKS}")
         networks.append(fit_network(examples, seed + number))
     far = np.percentile(np.abs(scaled[:, : len(MEASURES)]).mean(axis=1), FAR_PERCENTILE)
-    return _arrays(linear, center, scale, float(far), joined(networks))
+    network = joined(networks)
+    doubt = _usual_doubt(network, examples)
+    return {**_arrays(linear, center, scale, float(far), network), "usual_doubt": doubt}
 
 
 def classifier_of(outcomes: Sequence[Outcome], *, seed: int = 0) -> Classifier:
@@ -181,6 +191,20 @@ def _balanced(targets: Targets, shares: Floats) -> Floats:
                 balanced[rows] = shares[rows] / shares[rows].sum()
     scaled: Floats = balanced * np.float32(0.7 * len(shares) / 6)
     return scaled
+
+
+def _usual_doubt(network: Network, examples: Examples) -> Floats:
+    """Return, by the family that a text is taken for, below what doubt most texts of it are."""
+    gate = softmax(network.outputs(examples.inputs)[:, Layout.of(examples.families).gate])
+    doubt = -(gate * np.log(gate + np.float32(1e-9))).sum(axis=1)
+    family = gate.argmax(axis=1)
+    return np.array(
+        [
+            np.percentile(doubt[family == one], USUAL_PERCENTILE) if (family == one).any() else 0
+            for one in range(examples.families + 1)
+        ],
+        dtype=np.float32,
+    )
 
 
 def _arrays(

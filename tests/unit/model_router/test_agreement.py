@@ -21,7 +21,7 @@ def _outcomes(n: int = 400) -> list[Outcome]:
     for number in range(n):
         kind = number % 3
         right = str(number)
-        wrong = [str(number + int(step)) for step in rng.integers(1, 99, 2) + [0, 100]]
+        wrong = [str(number + int(rng.integers(low, low + 99))) for low in (1, 101)]
         said = {"a": wrong[0], "b": wrong[1], "top": right if kind == 1 else "no"}
         if kind == 0:
             said = dict.fromkeys(MODELS, right)
