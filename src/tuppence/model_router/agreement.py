@@ -18,7 +18,7 @@ from tuppence.errors import InvalidTrace
 from tuppence.model_router.answers import final_answer, same_answer
 from tuppence.model_router.checks import Message, Verdict, text_of
 from tuppence.model_router.decision import TokenPrice
-from tuppence.model_router.metrics import BoolArray, FloatArray, IntArray, intervals
+from tuppence.model_router.metrics import BoolArray, FloatArray, IntArray, Interval, intervals
 from tuppence.model_router.outcomes import Outcome
 from tuppence.model_router.request import CHARACTERS_PER_TOKEN, read_request
 
@@ -29,14 +29,6 @@ MARGIN = 0.01
 """Quality aimed at above what is promised: a threshold that just held may miss by chance."""
 ROUNDS = 300
 FEWEST_OUTCOMES = 50
-
-
-class Interval(NamedTuple):
-    """A figure with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class AgreementReport(NamedTuple):

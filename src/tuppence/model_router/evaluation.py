@@ -17,6 +17,7 @@ from tuppence.model_router.decision import TokenPrice
 from tuppence.model_router.metrics import (
     FloatArray,
     IntArray,
+    Interval,
     aiq,
     apgr,
     auc,
@@ -57,14 +58,6 @@ class Said(NamedTuple):
 
     p_right: FloatArray
     needs: FloatArray
-
-
-class Interval(NamedTuple):
-    """A figure with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class SourceReport(NamedTuple):

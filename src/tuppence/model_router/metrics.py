@@ -9,6 +9,7 @@ there. What the data cannot answer is NaN.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,14 @@ TIERS = 3
 POINTS_ON_A_CURVE = 500
 ROUNDING = 1e-12
 """Differences that floating-point sums make by themselves."""
+
+
+class Interval(NamedTuple):
+    """A figure with its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def auc(score: FloatArray, positive: BoolArray) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 
 from tuppence.errors import InvalidInput, InvalidTrace
 from tuppence.model_router.answers import final_answer, same_answer
-from tuppence.model_router.metrics import FloatArray, IntArray, intervals
+from tuppence.model_router.metrics import FloatArray, IntArray, Interval, intervals
 
 FEWEST_COMPARISONS = 50
 MOST_COMPARISONS = 5_000
@@ -185,14 +185,6 @@ class Shadow:
                 value=str(self.log),
                 remedy="name a file in a directory that you may write to",
             ) from error
-
-
-class Interval(NamedTuple):
-    """A figure with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class ShadowReport(NamedTuple):

@@ -14,8 +14,9 @@ from tuppence.core.usage import Usage
 from tuppence.entrypoints.cli.options import json_option
 from tuppence.entrypoints.cli.router_steps import told_steps
 from tuppence.entrypoints.cli.tables import Column, draw
-from tuppence.model_router.agreement import AgreementReport, Interval, best_agreement
+from tuppence.model_router.agreement import AgreementReport, best_agreement
 from tuppence.model_router.decision import TokenPrice
+from tuppence.model_router.metrics import Interval
 from tuppence.model_router.outcomes import read_outcomes
 from tuppence.model_router.routing import utc_now
 from tuppence.prices.catalogue import load_price_book

@@ -24,6 +24,7 @@ from tuppence.entrypoints.cli.tables import Column, draw
 from tuppence.errors import InvalidInput, UnknownPrice
 from tuppence.model_router.classifier import load_classifier
 from tuppence.model_router.decision import TokenPrice
+from tuppence.model_router.metrics import Interval
 from tuppence.model_router.routing import utc_now
 from tuppence.model_router.tiers import load_models
 from tuppence.prices.catalogue import load_price_book
@@ -31,7 +32,7 @@ from tuppence.settings import load_settings
 
 if TYPE_CHECKING:
     from tuppence.model_router.curve_chart import Curve, Table
-    from tuppence.model_router.evaluation import Interval, SourceReport
+    from tuppence.model_router.evaluation import SourceReport
 
 FIGURE_NAMES: Mapping[str, str] = {
     "auc_simple": "AUC, SIMPLE or not",
