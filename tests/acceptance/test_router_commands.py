@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from tuppence.core.periods import Span
+from tuppence.cost_tracking.ledger import Ledger
+from tuppence.cost_tracking.summary import SummaryQuery
 from tuppence.entrypoints.cli import cli
-from tuppence.testing.answers import text_answer
+from tuppence.errors import InvalidTrace
+from tuppence.testing.answers import Failure, text_answer
 from tuppence.testing.fake_anthropic import FakeAnthropic
 from tuppence.testing.serving import serve
+
+UTC = ZoneInfo("UTC")
 
 
 def _run(*arguments: str, stdin: str | None = None) -> Result:
@@ -111,6 +119,7 @@ def test_tables(data: Path, tmp_path: Path) -> None:
         (("evaluate", "/nowhere.jsonl"), "cannot be read"),
         (("train", "/nowhere.jsonl", "--output", "x.npz"), "cannot be read"),
         (("shadow", "--log", "/nowhere.jsonl"), "holds no comparisons"),
+        (("shadow", "--log", "/nowhere.jsonl", "--floor", "7"), "floor"),
     ],
 )
 def test_wrong_input(arguments: tuple[str, ...], problem: str) -> None:
@@ -126,32 +135,146 @@ def test_folds_and_leaving_out_exclude_each_other(data: Path) -> None:
     assert "leave-one-out" in str(result.exception)
 
 
-def test_shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests are sent, a share to the strongest model too; regret and saving are told."""
-    requests, log = tmp_path / "requests.jsonl", tmp_path / "shadow.jsonl"
-    rows = [{"prompt": "What is the capital of France?", "expected": "Paris"}] * 3
-    requests.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+@pytest.fixture
+def ledger(tmp_path: Path) -> str:
+    """Return the address of a ledger of this test's own."""
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAnthropic]:
+    """Serve a provider that the commands send to."""
     app = FakeAnthropic()
-    texts = ("Paris", "Paris", "Lyon", "The answer is Paris", "Paris", "Paris")
-    app.script(*(text_answer(text) for text in texts))
     with serve(app) as base_url:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", base_url)
         monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
-        told = _json("shadow", str(requests), "--log", str(log), "--share", "1")
-    assert len(app.book) == 6
-    assert told["comparisons"] == 3
+        yield app
+
+
+def _requests(tmp_path: Path, *rows: dict[str, Any]) -> str:
+    path = tmp_path / "requests.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return str(path)
+
+
+CAPITAL = {"prompt": "What is the capital of France?", "expected": "Paris"}
+
+
+def test_shadow(tmp_path: Path, provider: FakeAnthropic, ledger: str) -> None:
+    """Requests are sent, a share to the strongest model too; regret and saving are told."""
+    requests, log = _requests(tmp_path, *[CAPITAL] * 3), str(tmp_path / "shadow.jsonl")
+    texts = ("Paris", "Paris", "Lyon", "The answer is Paris", "Paris", "Paris")
+    provider.script(*(text_answer(text) for text in texts))
+    told = _json("shadow", requests, "--log", log, "--share", "1", "--database", ledger)
+    assert len(provider.book) == 6
+    assert (told["requests"], told["answered"], told["comparisons"]) == (3, 3, 3)
     assert told["regret"]["value"] == pytest.approx(1 / 3, abs=1e-5)
     assert told["saving_share"]["value"] > 0.9
     assert told["is_below_floor"] is False
-    result = _run("shadow", "--log", str(log))
+    result = _run("shadow", "--log", log)
     assert "quality kept" in result.stdout
     assert "66.7%" in result.stdout
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"expected": "x"}'])
+def test_shadow_is_booked(tmp_path: Path, provider: FakeAnthropic, ledger: str) -> None:
+    """Every call that was paid for is in the ledger, judges included, under team and project."""
+    requests = _requests(tmp_path, {"prompt": CAPITAL["prompt"]})
+    arguments = ("shadow", requests, "--log", str(tmp_path / "log.jsonl"), "--share", "1")
+    _json(*arguments, "--database", ledger, "--team", "research", "--project", "routing")
+    with Ledger.open(ledger) as opened:
+        only = (("team", ("research",)), ("project", ("routing",)))
+        rows, total = opened.summary(SummaryQuery(("model",), Span(None, None), UTC, only))
+    assert total.request_count == len(provider.book) == 4  # routed, strongest, judge twice
+    assert {row.keys[0] for row in rows} == {
+        "claude-haiku-5-5",
+        "claude-opus-5-5",
+        "claude-sonnet-5-5",
+    }
+
+
+def test_shadow_goes_on_after_a_failure(
+    tmp_path: Path, provider: FakeAnthropic, ledger: str
+) -> None:
+    """A request that fails is told and kept for another time; the others are sent and reported."""
+    rest = tmp_path / "rest.jsonl"
+    other = {"prompt": "What is the capital of Italy?", "expected": "Rome"}
+    requests = _requests(tmp_path, CAPITAL, other, CAPITAL)
+    paris = text_answer("Paris")
+    provider.script(paris, paris, Failure(status=400), paris, paris)
+    arguments = ("--share", "1", "--database", ledger, "--unanswered", str(rest))
+    result = _run("shadow", requests, "--log", str(tmp_path / "log.jsonl"), *arguments)
+    assert result.exit_code == 1
+    assert "2 comparisons" in result.stdout
+    assert "* 1 of 3 requests got no answer" in result.stdout
+    assert json.loads(rest.read_text(encoding="utf-8")) == other
+
+
+def test_shadow_stops_where_the_key_is_not_accepted(
+    tmp_path: Path, provider: FakeAnthropic, ledger: str
+) -> None:
+    """A key that one request was refused with is not tried on the others."""
+    provider.script(Failure(status=401))
+    requests = _requests(tmp_path, CAPITAL, CAPITAL)
+    arguments = ("--log", str(tmp_path / "log.jsonl"), "--database", ledger, "--json")
+    result = _run("shadow", requests, *arguments)
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert (told["requests"], told["answered"], len(told["failures"])) == (2, 0, 1)
+    assert not provider.book
+
+
+@pytest.mark.parametrize("rows", [[], [CAPITAL]], ids=["no request", "none drawn"])
+def test_shadow_without_any_comparison(
+    tmp_path: Path, provider: FakeAnthropic, ledger: str, rows: list[dict[str, Any]]
+) -> None:
+    """Where nothing was compared that is what is reported, though there is no log."""
+    arguments = ("--log", str(tmp_path / "log.jsonl"), "--share", "1e-9", "--database", ledger)
+    told = _json("shadow", _requests(tmp_path, *rows), *arguments)
+    assert told["comparisons"] == 0
+    assert told["answered"] == len(provider.book) == len(rows)
+    assert told["regret"] == {"value": None, "low": None, "high": None}
+
+
+@pytest.mark.parametrize("option", ["--log", "--unanswered"])
+def test_shadow_pays_for_nothing_that_it_cannot_write_down(
+    tmp_path: Path, provider: FakeAnthropic, ledger: str, option: str
+) -> None:
+    """A file that cannot be written is refused before the first call."""
+    files = {"--log": str(tmp_path / "log.jsonl"), option: str(tmp_path / "none" / "x.jsonl")}
+    arguments = [part for pair in files.items() for part in pair]
+    result = _run("shadow", _requests(tmp_path, CAPITAL), "--database", ledger, *arguments)
+    assert "cannot be written" in str(result.exception)
+    assert not provider.book
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_shadow_in_chinese(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report is read in the language of the settings."""
+    monkeypatch.setenv("TUPPENCE_LANGUAGE", "zh_TW")
+    log = tmp_path / "log.jsonl"
+    log.touch()
+    result = _run("shadow", "--log", str(log))
+    assert "保持的品質" in result.stdout
+    assert "quality" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[]",
+        '{"expected": "x"}',
+        '{"prompt": 5}',
+        '{"prompt": " "}',
+        '{"prompt": "x", "check": "abc"}',
+        '{"messages": 3}',
+        "[" * 100_000,
+    ],
+)
 def test_requests_that_are_none(tmp_path: Path, line: str) -> None:
     """A line that is no request is named, and nothing is sent."""
     requests = tmp_path / "requests.jsonl"
     requests.write_text(line, encoding="utf-8")
     result = _run("shadow", str(requests), "--log", str(tmp_path / "log.jsonl"))
+    assert isinstance(result.exception, InvalidTrace)
     assert "line 1" in str(result.exception)

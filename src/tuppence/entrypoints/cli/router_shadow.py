@@ -5,29 +5,88 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator
-from dataclasses import replace
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tuppence.entrypoints.cli.options import json_option
-from tuppence.entrypoints.cli.router_steps import tiers_option, told_steps, weights_option
+from tuppence.cost_tracking.service import CostTrackingService
+from tuppence.entrypoints.cli.options import database_option, json_option
+from tuppence.entrypoints.cli.router_requests import RecordedRequest, read_requests
+from tuppence.entrypoints.cli.router_steps import (
+    check_writable,
+    tiers_option,
+    told_steps,
+    weights_option,
+)
 from tuppence.entrypoints.cli.tables import Column, draw, exact_dollars
-from tuppence.errors import InvalidTrace
+from tuppence.errors import NoCapableModel, ProviderAuthenticationFailed, ProviderError
+from tuppence.language import Translate, translator
+from tuppence.model_router.metrics import Interval
 from tuppence.model_router.router import ModelRouter
 from tuppence.model_router.shadow import (
     DEFAULT_JUDGE,
     FEWEST_COMPARISONS,
+    Asking,
     ExpectedAnswer,
-    Interval,
     ModelJudge,
     Shadow,
     ShadowReport,
     read_comparisons,
     report,
 )
+from tuppence.settings import load_settings
+
+EXIT_NOT_ALL_ANSWERED = 1
+
+
+@dataclass(slots=True)
+class _Judge:
+    """Judges by what the request under way expects; by a model where it expects nothing."""
+
+    model: ModelJudge
+    expected: str | None = None
+
+    def compare(
+        self, request: Mapping[str, Any], prompt: str, routed: str, strongest: str
+    ) -> Asking:
+        """Return the judgement of the one that is to judge."""
+        judge = self.model if self.expected is None else ExpectedAnswer(self.expected)
+        return judge.compare(request, prompt, routed, strongest)
+
+
+@dataclass(slots=True)
+class _Sending:
+    """How far the requests of a file have come."""
+
+    requests: Sequence[RecordedRequest]
+    answered: set[int] = field(default_factory=set)
+    """Places of requests."""
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def unanswered(self) -> list[str]:
+        """The lines of the requests that got no answer."""
+        return [one.line for n, one in enumerate(self.requests) if n not in self.answered]
+
+    def send(self, router: ModelRouter, judge: _Judge, tell: Callable[[str], None]) -> None:
+        """Send all requests; stop only where the provider does not accept the key."""
+        for number, request in enumerate(self.requests):
+            tell(f"{number + 1} / {len(self.requests)}")
+            judge.expected = request.expected
+            try:
+                router.route_and_call(**request.fields)
+            except ProviderAuthenticationFailed as error:
+                self.failures.append(str(error))
+                return
+            except (ProviderError, NoCapableModel) as error:
+                self.failures.append(str(error))
+            else:
+                self.answered.add(number)
 
 
 @click.command("shadow")
@@ -41,92 +100,108 @@ from tuppence.model_router.shadow import (
 )
 @click.option("--floor", type=float, default=0.98, show_default=True, help="Of kept quality.")
 @click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@click.option(
+    "--unanswered",
+    type=click.Path(path_type=Path),
+    help="Write the requests that got no answer, to be sent another time.",
+)
+@click.option("--team", help="Team that the calls are charged to.")
+@click.option("--project", help="Project that the calls are charged to.")
+@database_option
 @tiers_option
 @weights_option
 @json_option
 def shadow(  # noqa: PLR0913 - options
+    *,
     requests: Path | None,
     log: Path,
     share: float,
     judge: str,
     floor: float,
     seed: int,
+    unanswered: Path | None,
+    team: str | None,
+    project: str | None,
+    database: str | None,
     tiers: str,
     weights: Path,
-    *,
     as_json: bool,
 ) -> None:
     """Compare routed answers with the strongest model's; report regret and saving.
 
     REQUESTS holds a JSON object a line: `prompt`, or a request with `messages`; with `expected` the
-    answers are checked against it, else a model judges. All of them are sent (that costs money), a
-    share is sent to the strongest model too. Without REQUESTS the log is reported.
+    answers are checked against it, else a model judges. All of them are sent (that costs money, and
+    is booked), a share is sent to the strongest model too. Without REQUESTS the log is reported.
     """
+    judging = _Judge(ModelJudge(judge))
+    drawing = random.Random(seed)  # noqa: S311 - a sample, no secret
+    watching = Shadow(log, share, judging, floor, drawing=drawing)
+    sending = _Sending(read_requests(requests) if requests else [])
     if requests is not None:
-        drawing = random.Random(seed)  # noqa: S311 - a sample, no secret
-        watching = Shadow(log, share, ModelJudge(judge), floor, drawing=drawing)
-        rows = list(_rows(requests))
-        with told_steps(wanted=not as_json) as tell:
-            for number, row in enumerate(rows, 1):
-                tell(f"request {number} of {len(rows)}")
-                _send(row, watching, tiers, weights)
-    told = report(read_comparisons(log), floor, fewest=FEWEST_COMPARISONS)
+        for field_name, path in (("log", log), ("unanswered", unanswered)):
+            if path is not None:
+                check_writable(path, field_name)
+        with (
+            closing(CostTrackingService(database)) as tracker,
+            closing(
+                ModelRouter(
+                    tracker=tracker,
+                    tiers=tiers,
+                    classifier=weights,
+                    shadow=watching,
+                    attribution={"team_id": team, "project_id": project},
+                )
+            ) as router,
+            told_steps(wanted=not as_json) as tell,
+        ):
+            try:
+                sending.send(router, judging, tell)
+            finally:
+                if unanswered is not None:
+                    lines = "".join(f"{line}\n" for line in sending.unanswered)
+                    unanswered.write_text(lines, encoding="utf-8")
+    # A log that nothing was added to need not be there.
+    comparisons = [] if requests is not None and not log.exists() else read_comparisons(log)
+    told = report(comparisons, floor, fewest=FEWEST_COMPARISONS)
     if as_json:
-        click.echo(json.dumps(_document(told), indent=2))
+        click.echo(json.dumps(_document(told, sending), indent=2, ensure_ascii=False))
     else:
-        _print(told, floor)
+        _print(told, floor, sending, translator(load_settings().language))
+    if sending.unanswered:
+        sys.exit(EXIT_NOT_ALL_ANSWERED)
 
 
-def _send(row: dict[str, Any], shadow: Shadow, tiers: str, weights: Path) -> None:
-    expected = row.pop("expected", None)
-    if expected is not None:
-        shadow = replace(shadow, judge=ExpectedAnswer(str(expected)))
-    router = ModelRouter(tiers=tiers, classifier=weights, shadow=shadow)
-    try:
-        router.route_and_call(**row)
-    finally:
-        router.close()
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise _no_requests(path, f"cannot be read ({error})") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise _no_requests(path, f"line {number} is no JSON ({error})") from error
-        if not isinstance(row, dict) or not (row.get("prompt") or row.get("messages")):
-            raise _no_requests(path, f"line {number} has neither prompt nor messages")
-        row.pop("model", None)
-        yield row
-
-
-def _no_requests(path: Path, problem: str) -> InvalidTrace:
-    return InvalidTrace(
-        problem,
-        field="REQUESTS",
-        value=str(path),
-        remedy="give JSON lines with prompt, or with messages",
-    )
-
-
-def _print(told: ShadowReport, floor: float) -> None:
+def _print(told: ShadowReport, floor: float, sending: _Sending, _: Translate) -> None:
     rows = [
-        ["regret (quality lost)", *_shares(told.regret)],
-        ["quality kept", *_shares(told.kept_quality)],
-        ["saved per routed call", *_amounts(told.saving_nanos)],
-        ["saved, share", *_shares(told.saving_share)],
+        [_("regret (quality lost)"), *_shares(told.regret)],
+        [_("quality kept"), *_shares(told.kept_quality)],
+        [_("saved per routed call"), *_amounts(told.saving_nanos)],
+        [_("saved, share"), *_shares(told.saving_share)],
     ]
-    notes = [f"{told.comparisons:,} comparisons; intervals are 95 % bootstrap intervals"]
+    notes = [
+        _("{count} comparisons; intervals are 95 % bootstrap intervals").format(
+            count=f"{told.comparisons:,}"
+        )
+    ]
     if told.is_below_floor:
-        notes.append(f"* the quality is below {floor:.0%}: routers with this log are rolled back")
-    columns = [Column("Figure", numeric=False), Column("Value"), Column("From"), Column("To")]
-    draw("Routed beside the strongest model", columns, rows, notes=notes)
+        text = _("* the quality is below {floor}: routers with this log are rolled back")
+        notes.append(text.format(floor=f"{floor:.0%}"))
+    if sending.unanswered:
+        text = _("* {count} of {requests} requests got no answer: {why}")
+        notes.append(
+            text.format(
+                count=f"{len(sending.unanswered):,}",
+                requests=f"{len(sending.requests):,}",
+                why=sending.failures[0],
+            )
+        )
+    columns = [
+        Column(_("Figure"), numeric=False),
+        Column(_("Value")),
+        Column(_("From")),
+        Column(_("To")),
+    ]
+    draw(_("Routed beside the strongest model"), columns, rows, notes=notes)
 
 
 def _shares(interval: Interval) -> list[str]:
@@ -137,8 +212,13 @@ def _amounts(interval: Interval) -> list[str]:
     return ["-" if math.isnan(one) else exact_dollars(round(one)) for one in interval]
 
 
-def _document(told: ShadowReport) -> dict[str, Any]:
-    document: dict[str, Any] = {"comparisons": told.comparisons}
+def _document(told: ShadowReport, sending: _Sending) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "requests": len(sending.requests),
+        "answered": len(sending.answered),
+        "failures": sending.failures,
+        "comparisons": told.comparisons,
+    }
     for name in ("regret", "kept_quality", "saving_nanos", "saving_share"):
         interval: Interval = getattr(told, name)
         document[name] = {

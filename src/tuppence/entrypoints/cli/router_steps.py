@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from tuppence.errors import MissingPackage
+from tuppence.errors import InvalidInput, MissingPackage
 from tuppence.model_router.classifier import WEIGHTS_PATH
 
 tiers_option = click.option(
@@ -40,6 +40,30 @@ def told_steps(*, wanted: bool) -> Iterator[Callable[[str], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task("", total=None)
         yield lambda step: shown.update(task, description=step)
+
+
+def check_share(share: float, field: str) -> None:
+    """Raise InvalidInput for what is no share above 0 and up to 1."""
+    if not 0 < share <= 1:
+        raise InvalidInput(
+            "is no share", field=field, value=share, remedy="give a number above 0 and up to 1"
+        )
+
+
+def check_writable(path: Path, field: str) -> None:
+    """Raise InvalidInput where a file cannot be written, before work or money goes into it."""
+    is_there = path.exists()
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot be written: {error.strerror}",
+            field=field,
+            value=str(path),
+            remedy="name a file in a directory that you may write to",
+        ) from error
+    if not is_there:
+        path.unlink()
 
 
 def require_scipy() -> None:
