@@ -83,11 +83,16 @@ def read_outcomes(path: Path) -> list[Outcome]:
                     outcomes.append(_outcome(json.loads(text), path))
     except OSError as error:
         raise _invalid(path, f"cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, RecursionError) as error:
         raise _invalid(path, f"line {line} is no outcome ({error!r})") from error
     if not outcomes:
         raise _invalid(path, "has no outcome")
     return outcomes
+
+
+def source_name(path: Path) -> str:
+    """Return what the traffic of a file is called: its name without its endings."""
+    return Path(path.name.removesuffix(".gz")).stem
 
 
 def _outcome(row: Mapping[str, Any], path: Path) -> Outcome:
@@ -101,15 +106,22 @@ def _outcome(row: Mapping[str, Any], path: Path) -> Outcome:
         raise ValueError(message)
     return Outcome(
         prompt=str(row["prompt"]),
-        source=str(row.get("source") or path.name.split(".")[0]),
+        source=str(row.get("source") or source_name(path)),
         subset=str(row.get("subset") or row.get("category") or ""),
         language=str(row.get("lang") or ""),
         scores={model: max(score, 0.0) for model, score in scores.items()},
-        cost=row.get("cost") or {},
+        cost={str(model): _dollars(cost) for model, cost in (row.get("cost") or {}).items()},
         label=None if label is None else TIER_OF_LABEL[str(label).upper()],
         answers={str(model): str(answer) for model, answer in (row.get("ans") or {}).items()},
         characters={str(one): int(count) for one, count in (row.get("out_chars") or {}).items()},
     )
+
+
+def _dollars(cost: object) -> float:
+    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < float("inf"):
+        message = "a cost that is no amount of dollars"
+        raise ValueError(message)
+    return float(cost)
 
 
 def _invalid(path: Path, problem: str) -> InvalidTrace:

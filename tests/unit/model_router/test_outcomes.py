@@ -52,6 +52,11 @@ def test_outcomes_are_read(tmp_path: Path, name: str) -> None:
         (b'{"prompt": "a", "scores": {"m": 7}}', "outside"),
         (b'{"prompt": "a", "label": "EASY"}', "EASY"),
         (b'{"prompt": "a", "scores": []}', "line 1"),
+        (b'{"prompt": "a", "scores": {"m": 1}, "cost": {"m": "0.1"}}', "no amount of dollars"),
+        (b'{"prompt": "a", "scores": {"m": 1}, "cost": {"m": NaN}}', "no amount of dollars"),
+        (b'{"prompt": "a", "scores": {"m": 1}, "cost": {"m": -1}}', "no amount of dollars"),
+        (b'{"prompt": "a", "scores": {"m": 1}, "cost": 3}', "line 1"),
+        (b"[" * 100_000, "line 1"),
         (b"\xff\xfe", "line"),
     ],
 )
