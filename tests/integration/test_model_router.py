@@ -29,7 +29,7 @@ from tuppence.model_router.decision import Reason
 from tuppence.model_router.router import AsyncModelRouter, ModelRouter, TaskComplexity
 from tuppence.model_router.routing import Conversation
 from tuppence.model_router.shadow import ModelJudge, Shadow, VerifierJudge, read_comparisons
-from tuppence.testing.answers import Failure, Reset, text_answer, tool_answer
+from tuppence.testing.answers import Failure, Gate, Reset, text_answer, tool_answer
 from tuppence.testing.fake_anthropic import FakeAnthropic
 from tuppence.testing.serving import serve
 
@@ -261,6 +261,48 @@ def test_what_a_broken_stream_cost_is_booked(world: SimpleNamespace, database_ur
     world.app.script(text_answer("word " * 50, output_tokens=50, cut_after_events=6))
     with pytest.raises(StreamBroken):
         world.router(tracker=database_url).route_and_call(EASY, on_text=lambda _text: None)
+    tracker = CostTrackingService(database_url)
+    (summary,) = tracker.get_cost_summary()
+    tracker.close()
+    assert summary["request_count"] == 1
+    assert summary["total_cost_nanos"] > 0
+
+
+def _cancel(_text: str) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+
+
+def _raise(error: BaseException) -> Any:
+    def on_text(_text: str) -> None:
+        raise error
+
+    return on_text
+
+
+@pytest.mark.parametrize(
+    ("on_text", "error"),
+    [
+        (_raise(RuntimeError("the window was closed")), RuntimeError),
+        (_raise(StopIteration("enough")), (StopIteration, RuntimeError)),
+        (_raise(KeyboardInterrupt()), KeyboardInterrupt),
+        (_cancel, asyncio.CancelledError),
+    ],
+    ids=["callback", "stop", "interrupt", "cancel"],
+)
+def test_what_an_interrupted_stream_cost_is_booked(
+    world: SimpleNamespace, database_url: str, on_text: Any, error: type[BaseException]
+) -> None:
+    """Whatever interrupts a stream is raised as it is, and what was billed by then is booked."""
+    router = world.router(tracker=database_url)
+    if on_text is _cancel and isinstance(router, Direct):
+        pytest.skip("only tasks are cancelled")
+    gate = Gate()
+    world.app.script(text_answer("word " * 50, output_tokens=50, gate=gate, gate_after_events=4))
+    with pytest.raises(error):
+        router.route_and_call(EASY, on_text=on_text)
+    gate.open()
     tracker = CostTrackingService(database_url)
     (summary,) = tracker.get_cost_summary()
     tracker.close()

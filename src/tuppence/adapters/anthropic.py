@@ -27,6 +27,7 @@ DEFAULT_TIMEOUT_SECONDS = 600.0
 DEFAULT_MAX_RETRIES = 2
 
 OnText = Callable[[str], None]
+OnMetered = Callable[[MeteredResponse], None]
 
 ERRORS: Mapping[int, tuple[type[ProviderError], str]] = {
     400: (ProviderRefusedRequest, "change the request as the message says"),
@@ -68,17 +69,25 @@ class AnthropicProvider:
             api_key=api_key, base_url=base_url, timeout=timeout, max_retries=max_retries
         )
 
-    def send(self, request: Mapping[str, Any], on_text: OnText | None = None) -> ProviderResponse:
+    def send(
+        self,
+        request: Mapping[str, Any],
+        on_text: OnText | None = None,
+        on_metered: OnMetered | None = None,
+    ) -> ProviderResponse:
         """Send a request; with `on_text`, as a stream whose text is handed over as it comes.
 
-        Raises a ProviderError; its `metered` tells what was billed all the same.
+        `on_metered` is told once what was billed, however the call ends: with an answer, an error,
+        or an exception that interrupts it (from `on_text`, KeyboardInterrupt). Not where nothing
+        was. Raises a ProviderError; its `metered` tells the same.
         """
         if on_text is None:
             with _translated(self._sdk):
                 message = self._client.messages.create(**_arguments(self._client, request))
-            return _response(message.to_dict(mode="json"))
+            return _response(message.to_dict(mode="json"), on_metered)
         reading = _Reading(on_text)
         with (
+            _metered(reading, on_metered),
             _translated(self._sdk, reading),
             self._client.messages.stream(**_arguments(self._client, request)) as stream,
         ):
@@ -108,15 +117,18 @@ class AsyncAnthropicProvider:
         )
 
     async def send(
-        self, request: Mapping[str, Any], on_text: OnText | None = None
+        self,
+        request: Mapping[str, Any],
+        on_text: OnText | None = None,
+        on_metered: OnMetered | None = None,
     ) -> ProviderResponse:
-        """See `AnthropicProvider.send`."""
+        """See `AnthropicProvider.send`; asyncio.CancelledError interrupts too."""
         if on_text is None:
             with _translated(self._sdk):
                 message = await self._client.messages.create(**_arguments(self._client, request))
-            return _response(message.to_dict(mode="json"))
+            return _response(message.to_dict(mode="json"), on_metered)
         reading = _Reading(on_text)
-        with _translated(self._sdk, reading):
+        with _metered(reading, on_metered), _translated(self._sdk, reading):
             async with self._client.messages.stream(**_arguments(self._client, request)) as stream:
                 async for event in stream:
                     reading.add(event)
@@ -200,8 +212,22 @@ def _arguments(client: Any, request: Mapping[str, Any]) -> dict[str, Any]:
     return {**arguments, "extra_body": unknown} if unknown else arguments
 
 
-def _response(message: dict[str, Any]) -> ProviderResponse:
-    return ProviderResponse(message, read_response(message))
+def _response(message: dict[str, Any], on_metered: OnMetered | None) -> ProviderResponse:
+    metered = read_response(message)
+    if on_metered is not None:
+        on_metered(metered)
+    return ProviderResponse(message, metered)
+
+
+@contextmanager
+def _metered(reading: _Reading, on_metered: OnMetered | None) -> Iterator[None]:
+    """Tell what was counted of a stream, whatever ends it."""
+    try:
+        yield
+    finally:
+        metered = reading.metered()
+        if metered is not None and on_metered is not None:
+            on_metered(metered)
 
 
 @contextmanager

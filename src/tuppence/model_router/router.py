@@ -6,6 +6,7 @@ Errors are those of `tuppence.errors`; what a failed call was billed is booked a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
@@ -21,17 +22,17 @@ from tuppence.cost_tracking.service import AsyncCostTrackingService, CostTrackin
 from tuppence.errors import ProviderError
 from tuppence.model_router.checks import Check
 from tuppence.model_router.complexity import TaskComplexity
-from tuppence.model_router.routing import (
-    Routed,
-)
+from tuppence.model_router.routing import Routed
 from tuppence.model_router.steps import (
     PROVIDER,
     Made,
+    Reply,
     RoutedCalls,
     RoutedMessage,
     RouterOptions,
     Send,
     Strategy,
+    advance,
     job_of,
 )
 from tuppence.settings import load_settings
@@ -94,30 +95,28 @@ class ModelRouter(RoutedCalls):
         routed = self._route(job)
         made: list[Made] = []
         calls = self._calls(job, routed)
-        try:
-            call = next(calls)
-            while True:
-                try:
-                    response = self._provider.send(call.request, call.on_text)
-                except ProviderError as error:
-                    self._book(call, error.metered, routed, made)
-                    call = calls.throw(error)
-                else:
-                    self._book(call, response.metered, routed, made)
-                    call = calls.send(response)
-        except StopIteration as done:
-            return self._result(job, routed, done.value, made)
+        step = advance(calls, None)
+        while isinstance(step, Send):
+            step = advance(calls, self._reply(step, routed, made))
+        return self._result(job, routed, step, made)
 
     def close(self) -> None:
         """Close the connections; the tracker stays open."""
         self._provider.close()
 
-    def _book(
-        self, call: Send, metered: MeteredResponse | None, routed: Routed, made: list[Made]
-    ) -> None:
-        if metered is None:
-            return
-        made.append(Made(call.model, call.purpose, metered))
+    def _reply(self, call: Send, routed: Routed, made: list[Made]) -> Reply:
+        """Make a call and book what it is billed, whatever interrupts it."""
+        billed: list[MeteredResponse] = []
+        try:
+            return self._provider.send(call.request, call.on_text, billed.append)
+        except ProviderError as error:
+            return error
+        finally:
+            for metered in billed:
+                made.append(Made(call.model, call.purpose, metered))
+                self._book(metered, routed)
+
+    def _book(self, metered: MeteredResponse, routed: Routed) -> None:
         if self._tracker is not None:
             self._tracker.log_metered(metered, provider=PROVIDER, **self._charged_to(routed))
 
@@ -162,30 +161,28 @@ class AsyncModelRouter(RoutedCalls):
         routed = self._route(job)
         made: list[Made] = []
         calls = self._calls(job, routed)
-        try:
-            call = next(calls)
-            while True:
-                try:
-                    response = await self._provider.send(call.request, call.on_text)
-                except ProviderError as error:
-                    await self._book(call, error.metered, routed, made)
-                    call = calls.throw(error)
-                else:
-                    await self._book(call, response.metered, routed, made)
-                    call = calls.send(response)
-        except StopIteration as done:
-            return self._result(job, routed, done.value, made)
+        step = advance(calls, None)
+        while isinstance(step, Send):
+            step = advance(calls, await self._reply(step, routed, made))
+        return self._result(job, routed, step, made)
 
     async def close(self) -> None:
         """Close the connections; the tracker stays open."""
         await self._provider.close()
 
-    async def _book(
-        self, call: Send, metered: MeteredResponse | None, routed: Routed, made: list[Made]
-    ) -> None:
-        if metered is None:
-            return
-        made.append(Made(call.model, call.purpose, metered))
+    async def _reply(self, call: Send, routed: Routed, made: list[Made]) -> Reply:
+        """See `ModelRouter._reply`; booking goes on where it is cancelled itself."""
+        billed: list[MeteredResponse] = []
+        try:
+            return await self._provider.send(call.request, call.on_text, billed.append)
+        except ProviderError as error:
+            return error
+        finally:
+            for metered in billed:
+                made.append(Made(call.model, call.purpose, metered))
+                await asyncio.shield(self._book(metered, routed))
+
+    async def _book(self, metered: MeteredResponse, routed: Routed) -> None:
         if self._tracker is not None:
             await self._tracker.log_metered(metered, provider=PROVIDER, **self._charged_to(routed))
 

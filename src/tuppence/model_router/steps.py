@@ -138,6 +138,18 @@ class Answered(NamedTuple):
 
 
 Calls = Generator[Send, ProviderResponse, Answered]
+Reply = ProviderResponse | ProviderError
+
+
+def advance(calls: Calls, reply: Reply | None) -> Send | Answered:
+    """Return the next call after the reply to the last one (None before the first), or the end."""
+    try:
+        if isinstance(reply, ProviderError):
+            return calls.throw(reply)
+        return next(calls) if reply is None else calls.send(reply)
+    except StopIteration as done:
+        answered: Answered = done.value
+        return answered
 
 
 class RoutedCalls:
