@@ -76,6 +76,7 @@ def test_explain_reads_from_standard_input(tmp_path: Path) -> None:
     result = _run("explain", "-", "--tiers", str(tiers), stdin=json.dumps(request))
     assert "claude-haiku-5-5 cannot take it: no images" in result.stdout
     assert _json("explain", "-", stdin="hello")["complexity"] == "simple"
+    assert _json("explain", "-", stdin="[" * 100_000)["model"]  # no request, so a prompt
 
 
 def test_train_and_evaluate(data: Path, tmp_path: Path) -> None:
@@ -117,7 +118,9 @@ def test_tables(data: Path, tmp_path: Path) -> None:
         (("explain", "x", "--quality", "2"), "quality"),
         (("explain", "x", "--weights", "/nowhere.npz"), "holds no weights"),
         (("evaluate", "/nowhere.jsonl"), "cannot be read"),
-        (("train", "/nowhere.jsonl", "--output", "x.npz"), "cannot be read"),
+        (("train", "/nowhere.jsonl", "--output", "/nowhere/x.npz"), "cannot be written"),
+        (("cascade", "/nowhere.jsonl", "--quality", "7"), "quality"),
+        (("cascade", "/nowhere.jsonl", "--quality", "nan"), "quality"),
         (("shadow", "--log", "/nowhere.jsonl"), "holds no comparisons"),
         (("shadow", "--log", "/nowhere.jsonl", "--floor", "7"), "floor"),
     ],
@@ -127,6 +130,43 @@ def test_wrong_input(arguments: tuple[str, ...], problem: str) -> None:
     result = _run(*arguments)
     assert result.exit_code != 0
     assert problem in str(result.exception)
+
+
+def test_train_tries_its_files_first(tmp_path: Path) -> None:
+    """Data that cannot be read leaves no file behind, and an older one as it was."""
+    output = tmp_path / "x.npz"
+    assert "cannot be read" in str(_run("train", "/none", "--output", str(output)).exception)
+    assert not output.exists()
+    output.write_bytes(b"older")
+    assert "cannot be read" in str(_run("train", "/none", "--output", str(output)).exception)
+    assert output.read_bytes() == b"older"
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recorded final answers of two cheap models and a strong one."""
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("answers") / "answers.jsonl"
+    right = {"claude-haiku-5-5": 0.6, "claude-sonnet-5-5": 0.7, "claude-opus-5-5": 0.95}
+    rows = []
+    for number in range(100):
+        scores = {model: float(rng.random() < share) for model, share in right.items()}
+        said = {model: str(number if score else -number) for model, score in scores.items()}
+        row = {"prompt": f"What is {number}?", "scores": scores, "ans": said}
+        rows.append(json.dumps({**row, "out_chars": dict.fromkeys(right, 40)}))
+    path.write_text("\n".join(rows), encoding="utf-8")
+    return path
+
+
+def test_cascade(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs of cheap models beside the strongest, in the reader's language."""
+    (first, second) = _json("cascade", str(answers))
+    assert {first["first"], second["first"]} == {"claude-haiku-5-5", "claude-sonnet-5-5"}
+    assert "all calls counted" in _run("cascade", str(answers)).stdout
+    result = _run("cascade", str(answers), "--strongest", "nope")
+    assert "claude-opus-5-5" in str(result.exception)
+    monkeypatch.setenv("TUPPENCE_LANGUAGE", "zh_TW")
+    assert "級聯" in _run("cascade", str(answers)).stdout
 
 
 def test_folds_and_leaving_out_exclude_each_other(data: Path) -> None:

@@ -117,7 +117,7 @@ def held_out(outcomes: Sequence[Outcome], prepared: Prepared, *, seed: int) -> R
 
 def _tells_a_gain(targets: Targets) -> npt.NDArray[np.bool_]:
     """Return which prompts have a weak and a strong outcome; labels only where no other has."""
-    is_known = np.isfinite(targets.quality[:, 2] - targets.quality[:, 0])
+    is_known: npt.NDArray[np.bool_] = np.isfinite(targets.quality[:, 2] - targets.quality[:, 0])
     is_measured = is_known & ~targets.is_labelled
     return is_measured if is_measured.any() else is_known
 

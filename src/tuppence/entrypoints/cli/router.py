@@ -13,13 +13,14 @@ from tuppence.entrypoints.cli.router_cascade import cascade
 from tuppence.entrypoints.cli.router_evaluation import evaluate
 from tuppence.entrypoints.cli.router_shadow import shadow
 from tuppence.entrypoints.cli.router_steps import (
+    check_writable,
     require_scipy,
     tiers_option,
     told_steps,
     weights_option,
+    writing,
 )
 from tuppence.entrypoints.cli.tables import Column, draw, exact_dollars
-from tuppence.errors import InvalidInput
 from tuppence.language import Translate, mark, translator
 from tuppence.model_router.request import Request
 from tuppence.model_router.routing import (
@@ -46,7 +47,7 @@ WORDS = (
 
 @click.group("router")
 def command() -> None:
-    """Choose models by evidence: explain, train, evaluate, shadow."""
+    """Choose models by evidence: explain, train, evaluate, cascade, shadow."""
 
 
 @command.command("explain")
@@ -115,20 +116,14 @@ def _print(told: Explanation, _: Translate) -> None:
 def train(data: tuple[Path, ...], output: Path, seed: int, *, as_json: bool) -> None:
     """Train a router on files of recorded outcomes (JSON lines); needs scipy."""
     require_scipy()
+    check_writable(output, "output")
     from tuppence.model_router.trainer import about_weights, train_on_files  # noqa: PLC0415 - scipy
     from tuppence.model_router.training import save  # noqa: PLC0415
 
     with told_steps(wanted=not as_json) as tell:
         arrays = train_on_files(data, seed=seed, tell=tell)
-    try:
+    with writing(output, "output"):
         save(arrays, output)
-    except OSError as error:
-        raise InvalidInput(
-            f"cannot be written: {error.strerror}",
-            field="output",
-            value=str(output),
-            remedy="name a file in a directory that you may write to",
-        ) from error
     about = about_weights(output)
     size = output.stat().st_size
     if as_json:
@@ -137,8 +132,11 @@ def train(data: tuple[Path, ...], output: Path, seed: int, *, as_json: bool) -> 
         click.echo(json.dumps(document, indent=2))
         return
     rows = [[file.name, f"{file.prompts:,}", file.sha256[:16]] for file in about.files]
-    columns = [Column("Source", numeric=False), Column("Prompts"), Column("SHA-256")]
-    draw("Trained on", columns, rows, notes=[f"{output}: {size:,} bytes, seed {seed}"])
+    _ = translator(load_settings().language)
+    columns = [Column(_("Source"), numeric=False), Column(_("Prompts")), Column("SHA-256")]
+    note = _("{file}: {size} bytes, seed {seed}")
+    notes = [note.format(file=output, size=f"{size:,}", seed=seed)]
+    draw(_("Trained on"), columns, rows, notes=notes)
 
 
 command.add_command(evaluate)
@@ -152,6 +150,6 @@ def _read(prompt: str) -> str | Request:
     text = sys.stdin.read()
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict) and "messages" in value else text

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from tuppence.core.price_book import PriceBook
-from tuppence.core.usage import Usage
 from tuppence.entrypoints.cli.options import json_option
-from tuppence.entrypoints.cli.router_steps import told_steps
-from tuppence.entrypoints.cli.tables import Column, draw
+from tuppence.entrypoints.cli.router_steps import check_share, token_price, told_steps
+from tuppence.entrypoints.cli.tables import WIDE, Column, draw
+from tuppence.errors import InvalidInput
+from tuppence.language import Translate, translator
 from tuppence.model_router.agreement import AgreementReport, best_agreement
 from tuppence.model_router.decision import TokenPrice
 from tuppence.model_router.metrics import Interval
@@ -34,33 +35,33 @@ SHOWN = 5
 @json_option
 def cascade(data: Path, strongest: str | None, quality: float, *, as_json: bool) -> None:
     """Try all pairs of cheap models on recorded final answers (JSON lines with ans, out_chars)."""
+    check_share(quality, "quality")
     with told_steps(wanted=not as_json) as tell:
         tell("reading")
         outcomes = read_outcomes(data)
         prices = _prices(load_price_book(load_settings().cache_directory), outcomes[0].answers)
+        if strongest is not None and strongest not in prices:
+            raise InvalidInput(
+                "is no model with recorded answers and a known price",
+                field="strongest",
+                value=strongest,
+                remedy=f"choose one of {', '.join(prices) or 'those that the data names'}",
+            )
         tell("trying all pairs")
         reports = best_agreement(outcomes, prices, strongest=strongest, quality=quality)
     if as_json:
         click.echo(json.dumps([_document(one) for one in reports], indent=2))
     else:
-        _print(reports)
+        _print(reports, translator(load_settings().language))
 
 
-def _prices(book: PriceBook, models: Sequence[str] | Any) -> dict[str, TokenPrice]:
+def _prices(book: PriceBook, models: Iterable[str]) -> dict[str, TokenPrice]:
     """Return what the models take per token, as far as they have a price."""
-    at_seconds = int(utc_now().timestamp())
-    costs = {
-        model: book.cost(Usage(input_tokens=1_000, output_tokens=1_000), model, at_seconds)
-        for model in models
-    }
-    return {
-        model: TokenPrice(cost.input_nanos / 1_000, cost.output_nanos / 1_000)
-        for model, cost in costs.items()
-        if cost is not None
-    }
+    prices = {model: token_price(book, model, utc_now()) for model in models}
+    return {model: price for model, price in prices.items() if price is not None}
 
 
-def _print(reports: Sequence[AgreementReport]) -> None:
+def _print(reports: Sequence[AgreementReport], _: Translate) -> None:
     rows = [
         [
             one.first,
@@ -74,20 +75,22 @@ def _print(reports: Sequence[AgreementReport]) -> None:
         for one in reports[:SHOWN]
     ]
     columns = [
-        Column("First", numeric=False),
-        Column("Second", numeric=False),
-        Column("Agree", from_width=100),
-        Column("Escalated", from_width=100),
-        Column("Quality"),
-        Column("Cost"),
-        Column("Plain", from_width=100),
+        Column(_("First"), numeric=False),
+        Column(_("Second"), numeric=False),
+        Column(_("Agree"), from_width=WIDE),
+        Column(_("Escalated"), from_width=WIDE),
+        Column(_("Quality")),
+        Column(_("Cost")),
+        Column(_("Plain"), from_width=WIDE),
     ]
     best = reports[0]
     notes = [
-        f"{best.prompts:,} prompts; shares of always asking {best.strongest}, all calls counted",
-        "plain: the cost where every disagreement is escalated",
+        _("{count} prompts; shares of always asking {model}, all calls counted").format(
+            count=f"{best.prompts:,}", model=best.strongest
+        ),
+        _("plain: the cost where every disagreement is escalated"),
     ]
-    draw("Cascades by agreement, held out", columns, rows, notes=notes)
+    draw(_("Cascades by agreement, held out"), columns, rows, notes=notes)
 
 
 def _interval(interval: Interval) -> str:

@@ -22,6 +22,7 @@ from tuppence.entrypoints.cli.router_steps import (
     tiers_option,
     told_steps,
     weights_option,
+    writing,
 )
 from tuppence.entrypoints.cli.tables import Column, draw, exact_dollars
 from tuppence.errors import NoCapableModel, ProviderAuthenticationFailed, ProviderError
@@ -159,7 +160,8 @@ def shadow(  # noqa: PLR0913 - options
             finally:
                 if unanswered is not None:
                     lines = "".join(f"{line}\n" for line in sending.unanswered)
-                    unanswered.write_text(lines, encoding="utf-8")
+                    with writing(unanswered, "unanswered"):
+                        unanswered.write_text(lines, encoding="utf-8")
     # A log that nothing was added to need not be there.
     comparisons = [] if requests is not None and not log.exists() else read_comparisons(log)
     told = report(comparisons, floor, fewest=FEWEST_COMPARISONS)

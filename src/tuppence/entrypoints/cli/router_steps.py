@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import click
 
+from tuppence.core.price_book import PriceBook
+from tuppence.core.usage import Usage
 from tuppence.errors import InvalidInput, MissingPackage
 from tuppence.model_router.classifier import WEIGHTS_PATH
+from tuppence.model_router.decision import TokenPrice
 
 tiers_option = click.option(
     "--tiers",
@@ -53,8 +57,17 @@ def check_share(share: float, field: str) -> None:
 def check_writable(path: Path, field: str) -> None:
     """Raise InvalidInput where a file cannot be written, before work or money goes into it."""
     is_there = path.exists()
-    try:
+    with writing(path, field):
         path.open("ab").close()
+    if not is_there:
+        path.unlink()
+
+
+@contextmanager
+def writing(path: Path, field: str) -> Iterator[None]:
+    """Raise InvalidInput where what is done inside cannot write the file."""
+    try:
+        yield
     except OSError as error:
         raise InvalidInput(
             f"cannot be written: {error.strerror}",
@@ -62,8 +75,12 @@ def check_writable(path: Path, field: str) -> None:
             value=str(path),
             remedy="name a file in a directory that you may write to",
         ) from error
-    if not is_there:
-        path.unlink()
+
+
+def token_price(book: PriceBook, model: str, at: datetime) -> TokenPrice | None:
+    """Return what a model takes per token, None where it has no known price."""
+    cost = book.cost(Usage(input_tokens=1_000, output_tokens=1_000), model, int(at.timestamp()))
+    return None if cost is None else TokenPrice(cost.input_nanos / 1_000, cost.output_nanos / 1_000)
 
 
 def require_scipy() -> None:
