@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tuppence.cost_tracking.service import AsyncCostTrackingService, CostTrackingService
@@ -25,6 +26,7 @@ from tuppence.errors import (
     UnknownPrice,
 )
 from tuppence.model_router.checks import SelfConsistency
+from tuppence.model_router.classifier import WEIGHTS_PATH
 from tuppence.model_router.decision import Reason
 from tuppence.model_router.router import AsyncModelRouter, ModelRouter, TaskComplexity
 from tuppence.model_router.routing import Conversation
@@ -310,21 +312,97 @@ def test_what_an_interrupted_stream_cost_is_booked(
     assert summary["total_cost_nanos"] > 0
 
 
-def test_a_conversation_stays_where_its_cache_is(world: SimpleNamespace) -> None:
-    """A long cached conversation is not moved for an easy turn; a short one is."""
+def _long(question: str) -> dict[str, Any]:
+    turns = [{"role": "user", "content": "x1 " * 20_000}, {"role": "assistant", "content": "ok"}]
+    return {"messages": [*turns, {"role": "user", "content": question}]}
+
+
+@pytest.mark.parametrize("question", [EASY, HARD])
+@pytest.mark.parametrize("budget_mode", [None, True])
+def test_a_conversation_stays_where_its_cache_is(
+    world: SimpleNamespace, question: str, budget_mode: bool | None
+) -> None:
+    """A long cached conversation stays; where nothing to speak of is cached it moves."""
     router = world.router()
-    turns = [{"role": "user", "content": "fact " * 20_000}, {"role": "assistant", "content": "ok"}]
-    request = {"messages": [*turns, {"role": "user", "content": EASY}]}
-    fresh = router.explain(request)
+    request = _long(question)
+    fresh = router.explain(request, budget_mode=budget_mode)
+    cached = router.explain(
+        request, budget_mode=budget_mode, conversation=Conversation(fresh.model, 25_000)
+    )
+    assert (cached.model, cached.reason_code) == (fresh.model, fresh.reason_code)
+    assert cached.expected_cost_nanos == fresh.expected_cost_nanos
     held = router.explain(request, conversation=Conversation(OPUS, 25_000))
-    if fresh.model != OPUS:
-        moved = router.explain(request, conversation=Conversation(OPUS, 10))
-        assert moved.model == fresh.model
-    assert held.expected_cost_nanos == fresh.expected_cost_nanos
-    assert (held.model, held.reason_code) in {
-        (OPUS, Reason.CONVERSATION),
-        (fresh.model, Reason.QUALITY_FLOOR),
-    }
+    assert (held.model, held.reason_code) == (OPUS, Reason.CONVERSATION)
+    moved = router.explain(_long(EASY), conversation=Conversation(OPUS, 10))
+    assert (moved.model, moved.reason_code) == (HAIKU, Reason.QUALITY_FLOOR)
+
+
+def test_a_conversation_with_a_model_that_is_none_of_the_tiers(world: SimpleNamespace) -> None:
+    """Its cache cannot be used, so it is as if there were none; a count below 0 is refused."""
+    router = world.router()
+    elsewhere = Conversation("gpt-6-sol", 25_000)
+    assert router.explain(_long(HARD), conversation=elsewhere) == router.explain(_long(HARD))
+    with pytest.raises(InvalidInput):
+        router.explain(EASY, conversation=Conversation(OPUS, -1))
+
+
+@pytest.mark.parametrize(
+    ("home", "cached_tokens", "model", "reason"),
+    [
+        (OPUS, 28_000, OPUS, Reason.CONVERSATION),
+        (OPUS, 10, SONNET, Reason.UNFAMILIAR),
+        (HAIKU, 28_000, SONNET, Reason.UNFAMILIAR),
+    ],
+)
+def test_an_unfamiliar_turn_of_a_conversation(
+    world: SimpleNamespace, home: str, cached_tokens: int, model: str, reason: Reason
+) -> None:
+    """It goes to the middle tier, or stays with a stronger model whose cache makes it cheaper."""
+    router = world.router()
+    turns = [{"role": "user", "content": "@#" * 40_000}, {"role": "assistant", "content": "ok"}]
+    request = {"messages": [*turns, {"role": "user", "content": "@#" * 200}]}
+    assert router.explain(request).reason_code is Reason.UNFAMILIAR
+    told = router.explain(request, conversation=Conversation(home, cached_tokens))
+    assert (told.model, told.reason_code) == (model, reason)
+
+
+def test_select_model_without_every_tier(world: SimpleNamespace, tmp_path: Any) -> None:
+    """Without a strong tier the strongest there is gets hard tasks; after a roll-back all."""
+    tiers = tmp_path / "tiers.toml"
+    tiers.write_text(
+        f'[[model]]\nid = "{HAIKU}"\ntier = "weak"\n[[model]]\nid = "{SONNET}"\ntier = "middle"\n',
+        encoding="utf-8",
+    )
+    router = world.router(tiers=tiers)
+    assert router.select_model(TaskComplexity.COMPLEX) == SONNET
+    assert router.select_model(TaskComplexity.COMPLEX, budget_mode=False) == SONNET
+    assert router.select_model("simple") == HAIKU
+    router._routing.is_rolled_back = True
+    assert router.select_model(TaskComplexity.SIMPLE) == SONNET
+    with pytest.raises(InvalidInput, match="simple, moderate, complex"):
+        router.select_model("hard")
+
+
+def _without_outcomes(path: Any, tiers: list[int]) -> Any:
+    """Write the package's weights with a reference that knows nothing of these tiers."""
+    with np.load(WEIGHTS_PATH) as stored:
+        arrays = dict(stored)
+    arrays["reference_quality"] = arrays["reference_quality"].copy()
+    arrays["reference_quality"][:, tiers] = np.nan
+    np.savez(path, **arrays)
+    return path
+
+
+def test_weights_of_two_models(world: SimpleNamespace, tmp_path: Any) -> None:
+    """A tier without outcomes is not chosen for its value; without a strong one the surest is."""
+    of_two = world.router(classifier=_without_outcomes(tmp_path / "two.npz", [1]))
+    prompts = [EASY, HARD, "Explain how a heap differs from a stack.", "Write a haiku."]
+    assert {of_two.explain(one).model for one in prompts} <= {HAIKU, OPUS}
+    assert of_two.explain(EASY).value_nanos > 0
+    blind = world.router(classifier=_without_outcomes(tmp_path / "none.npz", [0, 1, 2]))
+    told = blind.explain(HARD)
+    assert (told.model, told.value_nanos) == (OPUS, None)
+    assert json.loads(json.dumps(told._asdict(), allow_nan=False))["value_nanos"] is None
 
 
 def test_sessions_are_remembered_while_the_cache_lives(world: SimpleNamespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from tuppence.model_router.decision import (
     Reason,
     TokenPrice,
     choose,
+    tried_tiers,
     turn_cost_nanos,
     value_of_right_answer,
 )
@@ -33,11 +35,11 @@ from tuppence.settings import load_settings
 
 DEFAULT_OUTPUT_TOKENS = 400
 DEFAULT_TURNS = 5
+USUAL_INPUT_TOKENS = 1_000
 MOST_SESSIONS = 10_000
 SESSION_SECONDS = 300
 """Prompt caches live so long after they were used last."""
 OLDEST_TOKENIZER = "claude-3-haiku"
-MODERATE_TIER = 1
 
 REASONS: Mapping[Reason, str] = {
     Reason.QUALITY_FLOOR: mark("the best value for its cost that keeps the quality floor"),
@@ -89,8 +91,8 @@ class Explanation(NamedTuple):
     """Whether the prompt looks unlike anything that the classifier was trained on."""
     excluded: dict[str, str]
     """Models that cannot take the request, and why."""
-    value_nanos: float
-    """What a right answer is taken to be worth."""
+    value_nanos: float | None
+    """What a right answer is taken to be worth; None where no saving is worth a wrong one."""
 
 
 class Routed(NamedTuple):
@@ -135,8 +137,10 @@ class Routing:
             model.id: float(token_growth(OLDEST_TOKENIZER, self.book.real_model(model.id)) or 1)
             for model in self.models
         }
+        reference = load_reference(classifier)
+        self._tried_tiers = tried_tiers(reference)
         self.value_nanos = value_of_right_answer(
-            load_reference(classifier),
+            reference,
             self.models,
             [self._token_price(model.id) for model in self.models],
             quality=quality,
@@ -151,12 +155,15 @@ class Routing:
 
     def select(self, complexity: TaskComplexity, budget_mode: bool | None) -> str:
         """Return the model for a complexity: the cheapest able tier's, or the strongest."""
-        tier = 2 if budget_mode is False else TaskComplexity(complexity).tier
-        enough = [model for model in self.models if model.tier >= tier] or list(self.models)
-        lowest = min(model.tier for model in enough)
-        alike = [model for model in enough if model.tier == lowest]
-        prices = {model.id: self._token_price(model.id).output for model in alike}
-        return (max if budget_mode is False else min)(prices, key=lambda name: prices[name])
+        costs = {model: self._usual_nanos(model.id) for model in self.models}
+        choice = choose(
+            [Option(model, 0.0, cost, cost) for model, cost in costs.items()],
+            TaskComplexity(complexity),
+            value_nanos=self.value_nanos,
+            budget_mode=budget_mode is not False,
+            is_rolled_back=self.is_rolled_back,
+        )
+        return choice.option.model.id
 
     def route(
         self,
@@ -196,7 +203,7 @@ class Routing:
             confidence=prediction.needs[complexity.tier],
             is_unfamiliar=not prediction.is_familiar,
             excluded=excluded,
-            value_nanos=self.value_nanos,
+            value_nanos=None if math.isinf(self.value_nanos) else self.value_nanos,
         )
         return Routed(choice, options, explanation)
 
@@ -266,6 +273,7 @@ class Routing:
     ) -> tuple[list[Option], dict[str, str]]:
         options, excluded = [], {}
         output = min(self._output_tokens, read.max_tokens or self._output_tokens)
+        home = self._home(conversation)
         for model in self.models:
             tokens = round(read.tokens * self._growth[model.id])
             lack = model.lacks(read, tokens, requires)
@@ -274,28 +282,49 @@ class Routing:
                 continue
             cost = self.estimate(model.id, tokens, output)["total_cost_nanos"]
             turn: float = cost
-            if conversation is not None:
-                turn += self._turn_cost(model, conversation, tokens)
-            options.append(Option(model, prediction.p_right[model.tier], cost, turn))
+            if conversation is not None and home is not None:
+                grown = conversation.cached_tokens * self._growth[model.id] / self._growth[home.id]
+                turn += self._turn_nanos(model, min(round(grown), tokens), stays=model is home)
+            options.append(
+                Option(
+                    model,
+                    prediction.p_right[model.tier],
+                    cost,
+                    turn,
+                    is_home=model is home,
+                    is_tried=model.tier in self._tried_tiers,
+                )
+            )
         return options, excluded
 
-    def _turn_cost(self, model: RoutedModel, conversation: Conversation, tokens: int) -> float:
+    def _home(self, conversation: Conversation | None) -> RoutedModel | None:
+        """Return the model that a conversation is with; None for one that is not of the tiers."""
+        if conversation is None:
+            return None
+        real = self.book.real_model(conversation.model)
+        return next((one for one in self.models if self.book.real_model(one.id) == real), None)
+
+    def _turn_nanos(self, model: RoutedModel, cached_tokens: int, *, stays: bool) -> float:
         """Return by how much a turn of a cached conversation differs from an uncached one."""
-        cached = min(conversation.cached_tokens, tokens)
-        stays = model.id == conversation.model
         at_seconds = int(self.now().timestamp())
         plain, read, write = (
-            self.book.cost(usage, model.id, at_seconds)
+            self.book.cost(usage.check(), model.id, at_seconds)
             for usage in (
-                Usage(input_tokens=cached),
-                Usage(cache_read_tokens=cached),
-                Usage(cache_write_5m_tokens=cached),
+                Usage(input_tokens=cached_tokens),
+                Usage(cache_read_tokens=cached_tokens),
+                Usage(cache_write_5m_tokens=cached_tokens),
             )
         )
-        if not cached or plain is None or read is None or write is None:
+        if not cached_tokens or plain is None or read is None or write is None:
             return 0.0
-        rates = CacheRates(read.total_nanos / cached, write.total_nanos / cached)
-        return turn_cost_nanos(rates, cached, self._turns, stays=stays) - plain.total_nanos
+        rates = CacheRates(read.total_nanos / cached_tokens, write.total_nanos / cached_tokens)
+        turn = turn_cost_nanos(rates, cached_tokens, self._turns, stays=stays)
+        return turn - plain.total_nanos
+
+    def _usual_nanos(self, model: str) -> int:
+        """Return what a call of a usual size costs: for choices without a request."""
+        tokens = round(USUAL_INPUT_TOKENS * self._growth[model])
+        return self.estimate(model, tokens, self._output_tokens)["total_cost_nanos"]
 
     def _token_price(self, model: str) -> TokenPrice:
         estimate = self.estimate(model, 1_000, 1_000)

@@ -20,8 +20,8 @@ from tuppence.core.usage import MeteredResponse
 from tuppence.cost_tracking.records import AttributionRecord
 from tuppence.errors import InvalidInput, ProviderError
 from tuppence.language import mark
-from tuppence.model_router.cascade import CascadePlan, cascade, plan_cascade
-from tuppence.model_router.checks import Check, SecondModel, Verifier, text_of
+from tuppence.model_router.cascade import CascadePlan, CascadeResult, cascade, plan_cascade
+from tuppence.model_router.checks import Check, SecondModel, Verdict, Verifier, text_of
 from tuppence.model_router.classifier import WEIGHTS_PATH
 from tuppence.model_router.complexity import TaskComplexity
 from tuppence.model_router.decision import strongest
@@ -184,7 +184,10 @@ class RoutedCalls:
         return self._routing.analyze(prompt)
 
     def select_model(self, complexity: TaskComplexity, budget_mode: bool = True) -> str:
-        """Return the cheapest model that is able to do such tasks, or else the strongest one."""
+        """Return the cheapest model of the first tier that is able, or else the strongest one.
+
+        After a roll-back always the strongest. Raises InvalidInput for what is no complexity.
+        """
         return self._routing.select(complexity, budget_mode)
 
     def explain(
@@ -262,17 +265,16 @@ class RoutedCalls:
         self._routing.is_rolled_back = shadow.is_below_floor()
 
     def _answer(self, job: Job, routed: Routed) -> Calls:
-        plan = None
-        if job.strategy == "cascade" and job.budget_mode is None:
-            plan = plan_cascade(routed.options, job.check)
-        if plan is None or not plan.pays:
-            model = routed.choice.option.model.id if plan is None else plan.last.model.id
-            reason = (
-                routed.explanation.reason if plan is None else self._routing.translate(_NOT_STARTED)
-            )
-            response = yield self._send_to(model, job)
-            return Answered(model, response, was_escalated=False, reason=reason)
-        return (yield from self._cascade(job, plan))
+        reason = routed.explanation.reason
+        if job.strategy == "cascade" and not self.is_rolled_back:
+            known = [one.id for one in self._routing.models]
+            plan = plan_cascade(routed.options, job.check, known)
+            if plan is not None and plan.pays:
+                return (yield from self._cascade(job, plan))
+            reason = self._routing.translate(_TOO_FEW if plan is None else _TOO_DEAR)
+        model = routed.choice.option.model.id
+        response = yield self._send_to(model, job)
+        return Answered(model, response, was_escalated=False, reason=reason)
 
     def _cascade(self, job: Job, plan: CascadePlan) -> Calls:
         steps = cascade(plan, job.check, job.request)
@@ -286,7 +288,17 @@ class RoutedCalls:
             try:
                 model = steps.send(response)
             except StopIteration as done:
-                return Answered(*done.value)
+                result: CascadeResult = done.value
+                return Answered(
+                    result.model,
+                    result.response,
+                    was_escalated=result.was_escalated,
+                    reason=self._told(result.verdict),
+                )
+
+    def _told(self, verdict: Verdict) -> str:
+        reason = self._routing.translate(verdict.reason)
+        return f"{reason} ({verdict.detail})" if verdict.detail else reason
 
     def _send_to(self, model: str, job: Job) -> Send:
         real = self._routing.book.real_model(model)
@@ -332,7 +344,8 @@ class Made(NamedTuple):
     metered: MeteredResponse
 
 
-_NOT_STARTED = mark("a cascade would cost more than the strongest model alone")
+_TOO_DEAR = mark("a cascade would cost more than the strongest model alone")
+_TOO_FEW = mark("too few cheaper models can take the request for a cascade")
 
 
 def job_of(
@@ -368,6 +381,13 @@ def job_of(
             value="a function",
             remedy='leave it out, or take strategy="direct"',
         )
+    if strategy == "cascade" and budget_mode is not None:
+        raise InvalidInput(
+            "cannot be used with a cascade, which begins with a cheap model by itself",
+            field="budget_mode",
+            value=budget_mode,
+            remedy='leave it out, or take strategy="direct"',
+        )
     messages = list(fields.pop("messages", []))
     if prompt is not None:
         messages.append({"role": "user", "content": prompt})
@@ -377,7 +397,16 @@ def job_of(
     return Job(request, budget_mode, strategy, _as_check(check), session, requires, on_text)
 
 
-def _as_check(check: Check | Callable[[Mapping[str, Any], str], bool] | None) -> Check:
+def _as_check(check: object) -> Check:
     if check is None:
         return SecondModel()
-    return check if isinstance(check, Check) else Verifier(check)
+    if isinstance(check, Check) and not isinstance(check, type):  # a class has its methods too
+        return check
+    if callable(check) and not isinstance(check, type):
+        return Verifier(check)
+    raise InvalidInput(
+        "is neither a check nor a function",
+        field="check",
+        value=check,
+        remedy="give one of tuppence.model_router.checks, or a function of request and text",
+    )

@@ -15,6 +15,7 @@ from tuppence.model_router.decision import (
     TokenPrice,
     choose,
     strongest,
+    tried_tiers,
     turn_cost_nanos,
     value_of_right_answer,
 )
@@ -76,19 +77,93 @@ def test_a_tier_that_is_missing() -> None:
     assert top.option.model.id == "middle"
 
 
-def test_a_conversation_stays_where_moving_costs_more() -> None:
-    """The cost of a turn, with what moving it costs, decides; the reason says so."""
+def _conversation(
+    home: str, turn_nanos: tuple[float, ...], p_right: tuple[float, ...] = (0.5, 0.9, 0.95)
+) -> list[Option]:
+    rows = zip(_options(*p_right), turn_nanos, strict=True)
+    return [one._replace(turn_nanos=turn, is_home=one.model.id == home) for one, turn in rows]
+
+
+@pytest.mark.parametrize(
+    ("turn_nanos", "chosen"),
+    [((99, 80, 2), ("strong", Reason.CONVERSATION)), ((99, 80, 86), ("middle", None))],
+)
+def test_a_conversation_stays_where_moving_costs_more(
+    turn_nanos: tuple[float, ...], chosen: tuple[str, Reason | None]
+) -> None:
+    """A conversation stays while what its model reads is cheaper than what moving writes."""
+    options = _conversation("strong", turn_nanos)
+    choice = choose(options, TaskComplexity.MODERATE, value_nanos=100)
+    assert (choice.option.model.id, choice.reason) == (chosen[0], chosen[1] or Reason.QUALITY_FLOOR)
+
+
+def test_a_cache_moves_no_conversation() -> None:
+    """What is chosen without a conversation is kept, though moving looks cheap beside no cache."""
+    choice = choose(_conversation("weak", (0.1, 2, 3)), TaskComplexity.COMPLEX, value_nanos=10)
+    assert (choice.option.model.id, choice.reason) == ("weak", Reason.QUALITY_FLOOR)
+
+
+@pytest.mark.parametrize(
+    ("home", "turn_nanos", "chosen", "reason"),
+    [
+        ("weak", (2, 50, 90), "middle", Reason.UNFAMILIAR),
+        ("strong", (50, 40, 30), "strong", Reason.CONVERSATION),
+        ("strong", (1, 20, 40), "middle", Reason.UNFAMILIAR),
+        ("middle", (1, 90, 1), "middle", Reason.UNFAMILIAR),
+    ],
+)
+def test_an_unfamiliar_turn(
+    home: str, turn_nanos: tuple[float, ...], chosen: str, reason: Reason
+) -> None:
+    """An unfamiliar turn goes to the middle tier, or stays with a stronger model that is cached."""
+    options = _conversation(home, turn_nanos)
+    choice = choose(options, TaskComplexity.SIMPLE, value_nanos=100, is_familiar=False)
+    assert (choice.option.model.id, choice.reason) == (chosen, reason)
+
+
+@pytest.mark.parametrize(
+    ("home", "turn_nanos", "chosen", "reason"),
+    [
+        ("strong", (50, 40, 30), "strong", Reason.CONVERSATION),
+        ("strong", (1, 20, 30), "middle", Reason.CHEAPEST_OF_TIER),
+        ("weak", (1, 90, 90), "middle", Reason.CHEAPEST_OF_TIER),
+        ("middle", (1, 20, 2), "middle", Reason.CHEAPEST_OF_TIER),
+    ],
+)
+def test_a_turn_in_budget_mode(
+    home: str, turn_nanos: tuple[float, ...], chosen: str, reason: Reason
+) -> None:
+    """In budget mode an able model stays where its cache makes it the cheapest."""
+    options = _conversation(home, turn_nanos)
+    choice = choose(options, TaskComplexity.MODERATE, value_nanos=100, budget_mode=True)
+    assert (choice.option.model.id, choice.reason) == (chosen, reason)
+
+
+def test_the_next_weaker_tier_is_its_cheapest_model() -> None:
+    """Where no tier is strong enough, of the strongest there is the cheapest model is taken."""
+    middle = _options(0.9, 0.9, 0.9)[1]
+    options = [middle._replace(cost_nanos=90), middle]
+    choice = choose(options, TaskComplexity.COMPLEX, value_nanos=1, budget_mode=True)
+    assert choice.option == middle
+
+
+def test_a_value_without_end() -> None:
+    """Where no saving is worth a wrong answer, the model that is surest to be right is taken."""
+    surest = choose(_options(0.5, 0.9, 0.95), TaskComplexity.SIMPLE, value_nanos=np.inf)
+    even = choose(_options(0.5, 0.9, 0.9), TaskComplexity.SIMPLE, value_nanos=np.inf)
+    assert (surest.option.model.id, even.option.model.id) == ("strong", "middle")
+    assert surest.reason is Reason.QUALITY_FLOOR
+
+
+def test_a_tier_that_was_never_tried() -> None:
+    """A tier without outcomes cannot show to keep the floor, and is taken only where asked for."""
     weak, middle, strong = _options(0.5, 0.9, 0.95)
-    stays = choose(
-        [
-            weak._replace(turn_nanos=99),
-            middle._replace(turn_nanos=80),
-            strong._replace(turn_nanos=2),
-        ],
-        TaskComplexity.MODERATE,
-        value_nanos=100,
-    )
-    assert (stays.option.model.id, stays.reason) == ("strong", Reason.CONVERSATION)
+    options = [weak, middle._replace(is_tried=False), strong]
+    for is_familiar in (True, False):
+        choice = choose(options, TaskComplexity.MODERATE, value_nanos=100, is_familiar=is_familiar)
+        assert choice.option == strong
+    asked = choose(options, TaskComplexity.MODERATE, value_nanos=100, budget_mode=True)
+    assert asked.option.model.id == "middle"
 
 
 def test_turns_of_a_cached_conversation() -> None:
@@ -125,11 +200,26 @@ def test_the_value_follows_the_prices() -> None:
     assert two / one == pytest.approx(2, rel=0.1)
 
 
-def test_a_reference_without_a_strong_outcome() -> None:
+@pytest.mark.parametrize("rows", [0, 2_000])
+def test_a_reference_without_a_strong_outcome(rows: int) -> None:
     """Where nothing is known of the strongest tier, no saving is worth a wrong answer."""
-    reference = _reference()._replace(quality=np.full((2_000, 3), np.nan, np.float32))
+    reference = _reference(n=rows)
+    reference.quality[:, 2] = np.nan
     value = value_of_right_answer(reference, MODELS, PRICES, quality=0.98, output_tokens=400)
     assert value == float("inf")
+    assert tried_tiers(reference) == (frozenset({0, 1}) if rows else frozenset())
+
+
+def test_a_reference_without_a_middle_outcome() -> None:
+    """A tier that was never tried does not count: the value is that of the other two."""
+    reference = _reference()
+    reference.quality[:, 1] = np.nan
+    value, of_two = (
+        value_of_right_answer(reference, models, prices, quality=0.98, output_tokens=400)
+        for models, prices in ((MODELS, PRICES), (MODELS[::2], PRICES[::2]))
+    )
+    assert value == of_two
+    assert tried_tiers(reference) == {0, 2}
 
 
 @given(
