@@ -14,9 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tuppence.errors import InvalidTrace
+from tuppence.errors import InvalidInput, InvalidTrace
+from tuppence.language import mark
 from tuppence.model_router.answers import final_answer, same_answer
-from tuppence.model_router.checks import Message, Verdict, text_of
+from tuppence.model_router.checks import (
+    Message,
+    SecondModel,
+    Verdict,
+    is_unfinished,
+    text_of,
+    tool_calls_of,
+)
 from tuppence.model_router.decision import TokenPrice
 from tuppence.model_router.metrics import BoolArray, FloatArray, IntArray, Interval, intervals
 from tuppence.model_router.outcomes import Outcome
@@ -68,33 +76,44 @@ class Gate(NamedTuple):
 class LearnedAgreement:
     """A check for cascades: agreement, or no hope that escalation would help.
 
-    Made by `learn_agreement`; give it to `route_and_call(check=...)`.
+    Made by `learn_agreement`; give it to `route_and_call(check=...)`, which asks the models that it
+    was learned for.
     """
 
+    first: str
     second: str
+    strongest: str
     gate: Gate
     threshold: float
 
-    def asked(self, cheap: Sequence[str]) -> Sequence[str]:
-        """Return the second model."""
-        del cheap
-        return [self.second]
+    def asked(self, models: Sequence[str]) -> Sequence[str]:
+        """Return the models that this was learned for."""
+        del models
+        return [self.first, self.second, self.strongest]
 
     def p_accepted(self, p_right: Sequence[float]) -> float:
         """Return p(both are right): the least that is accepted."""
         return p_right[0] * p_right[1]
 
     def verdict(self, request: Mapping[str, Any], messages: Sequence[Message]) -> Verdict:
-        """Accept what both agree on, and what the strongest is not expected to do better."""
+        """Accept what both agree on, and what the strongest is not expected to do better.
+
+        Recorded answers are whole texts, so the gate can tell nothing of others: those that are
+        refused, broken off or tool calls are judged by agreement alone.
+        """
+        verdict = SecondModel(self.second).verdict(request, messages)
+        is_text = not any(is_unfinished(one) or tool_calls_of(one) for one in messages)
+        if verdict.is_accepted or not is_text:
+            return verdict
         texts = [text_of(message) for message in messages]
         answers = [final_answer(text) for text in texts]
-        if same_answer(*answers):
-            return Verdict(is_accepted=True, reason="the second model agrees")
         seen = _seen(len(read_request(request).whole), answers, [len(text) for text in texts])
         gain = float(self.gate.gains(np.array([seen]))[0])
         if gain < self.threshold:
-            return Verdict(is_accepted=True, reason="the strongest model is not expected to help")
-        return Verdict(is_accepted=False, reason="the second model does not agree")
+            return Verdict(
+                is_accepted=True, reason=mark("the strongest model is not expected to help")
+            )
+        return verdict
 
 
 class _Recorded(NamedTuple):
@@ -124,13 +143,21 @@ def learn_agreement(
 ) -> LearnedAgreement:
     """Return a check learned from recorded answers that keeps a share of the strongest's quality.
 
-    Raises InvalidTrace where fewer than `FEWEST_OUTCOMES` have all three models' answers.
+    Raises InvalidTrace where fewer than `FEWEST_OUTCOMES` have all three models' answers,
+    InvalidInput where these are not three.
     """
+    if len({first, second, strongest}) < 3:
+        raise InvalidInput(
+            "are not three different models",
+            field="models",
+            value=(first, second, strongest),
+            remedy="name two cheap models and one to escalate to",
+        )
     free = TokenPrice(0.0, 0.0)
     recorded = _recorded(outcomes, (first, second, strongest), (free, free, free))
     gains = _held_out_gains(recorded, _folds(len(recorded.first)))
     threshold = _threshold(recorded, gains, quality + MARGIN)
-    return LearnedAgreement(second, _fit(recorded), threshold)
+    return LearnedAgreement(first, second, strongest, _fit(recorded), threshold)
 
 
 def evaluate_agreement(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tuppence.errors import InvalidTrace
+from tuppence.errors import InvalidInput, InvalidTrace
 from tuppence.model_router.agreement import best_agreement, evaluate_agreement, learn_agreement
-from tuppence.model_router.decision import TokenPrice
+from tuppence.model_router.cascade import plan_cascade
+from tuppence.model_router.decision import Option, TokenPrice
 from tuppence.model_router.outcomes import Outcome
+from tuppence.model_router.tiers import RoutedModel
 
 PRICES = {"a": TokenPrice(0, 1.0), "b": TokenPrice(0, 1.0), "top": TokenPrice(0, 20.0)}
 MODELS = ("a", "b", "top")
@@ -61,7 +63,7 @@ def _message(text: str) -> dict[str, object]:
 def test_the_learned_check() -> None:
     """Agreement is accepted; a disagreement is escalated where the strongest can help."""
     check = learn_agreement(_outcomes(), *MODELS, quality=0.99)
-    assert check.asked(["x"]) == ["b"]
+    assert check.asked(["x"]) == list(MODELS)
     request = {"messages": [{"role": "user", "content": "prompt " * 5}]}
     same = check.verdict(request, [_message("answer is 7"), _message("it is 7")])
     assert same.is_accepted
@@ -71,6 +73,32 @@ def test_the_learned_check() -> None:
     verdict = check.verdict(request, hopeless)
     assert verdict.is_accepted
     assert "not expected" in verdict.reason
+    refused = [{**one, "stop_reason": "refusal"} for one in hopeless]
+    assert not check.verdict(request, refused).is_accepted
+
+
+def test_the_learned_check_asks_whom_it_was_learned_for() -> None:
+    """Not the cheapest: the gate knows nothing of other models' answers."""
+    check = learn_agreement(_outcomes(), *MODELS)
+    rows = {"other": 1, "a": 5, "b": 2, "top": 40, "topmost": 50}
+    options = [
+        Option(RoutedModel(id=name, tier=tier), 0.9, cost, cost)
+        for tier, (name, cost) in enumerate(rows.items())
+    ]
+    plan = plan_cascade(options, check, list(rows))
+    assert plan is not None
+    order = (plan.first, *plan.beside, plan.last)
+    assert [one.model.id for one in order] == ["a", "b", "top"]
+    assert plan_cascade(options[2:], check, list(rows)) is None
+    with pytest.raises(InvalidInput, match="none of the router's"):
+        plan_cascade(options[2:], check, [one.model.id for one in options[2:]])
+
+
+@pytest.mark.parametrize("models", [("a", "a", "top"), ("a", "b", "a"), ("a", "top", "top")])
+def test_three_models_are_learned_for(models: tuple[str, str, str]) -> None:
+    """A model that is compared with itself would always be accepted."""
+    with pytest.raises(InvalidInput, match="three different"):
+        learn_agreement(_outcomes(), *models)
 
 
 def test_too_few_answers() -> None:
