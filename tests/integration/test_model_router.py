@@ -433,6 +433,27 @@ def test_filters(world: SimpleNamespace, tmp_path: Any) -> None:
     assert told.reason_code is Reason.ONLY_CAPABLE
     assert router.explain("long " * 3_000).model == OPUS
     assert router.explain(EASY, requires=["json"]).model == OPUS
+    assert router.explain(EASY, requires="json").excluded == {HAIKU: "no json"}
+    with pytest.raises(NoCapableModel, match="no speech"):
+        router.explain(EASY, requires=["speech"])
+
+
+def test_filters_speak_the_reader_s_language(
+    world: SimpleNamespace, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why a model is left out is told in Traditional Chinese; the error stays English."""
+    monkeypatch.setenv("TUPPENCE_LANGUAGE", "zh_TW")
+    tiers = tmp_path / "tiers.toml"
+    tiers.write_text(
+        f'[[model]]\nid = "{HAIKU}"\ntier = "weak"\nimages = false\n'
+        f'[[model]]\nid = "{OPUS}"\ntier = "strong"\n',
+        encoding="utf-8",
+    )
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "x"}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [image]}
+    router = world.router(tiers=tiers)
+    request = {"messages": [{"role": "user", "content": [result]}]}
+    assert router.explain(request).excluded == {HAIKU: "不支援圖片"}
     with pytest.raises(NoCapableModel, match="no speech"):
         router.explain(EASY, requires=["speech"])
 

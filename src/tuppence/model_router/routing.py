@@ -29,7 +29,7 @@ from tuppence.model_router.decision import (
 )
 from tuppence.model_router.reference import load_reference
 from tuppence.model_router.request import ReadRequest, read_request
-from tuppence.model_router.tiers import TIERS, RoutedModel, load_models
+from tuppence.model_router.tiers import TIERS, Lack, RoutedModel, load_models
 from tuppence.prices.model_facts import token_growth
 from tuppence.settings import load_settings
 
@@ -177,7 +177,8 @@ class Routing:
         read = read_request(request)
         prediction = self._predict(read)
         complexity = complexity_of(prediction)
-        options, excluded = self._options(read, prediction, conversation, frozenset(requires))
+        names = [requires] if isinstance(requires, str) else requires
+        options, excluded = self._options(read, prediction, conversation, frozenset(names))
         if not options:
             raise _no_model(excluded)
         choice = choose(
@@ -202,7 +203,7 @@ class Routing:
             reason_code=choice.reason,
             confidence=prediction.needs[complexity.tier],
             is_unfamiliar=not prediction.is_familiar,
-            excluded=excluded,
+            excluded={model: lack.told(self.translate) for model, lack in excluded.items()},
             value_nanos=None if math.isinf(self.value_nanos) else self.value_nanos,
         )
         return Routed(choice, options, explanation)
@@ -270,8 +271,9 @@ class Routing:
         prediction: Prediction,
         conversation: Conversation | None,
         requires: frozenset[str],
-    ) -> tuple[list[Option], dict[str, str]]:
-        options, excluded = [], {}
+    ) -> tuple[list[Option], dict[str, Lack]]:
+        options: list[Option] = []
+        excluded: dict[str, Lack] = {}
         output = min(self._output_tokens, read.max_tokens or self._output_tokens)
         home = self._home(conversation)
         for model in self.models:
@@ -360,8 +362,8 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def _no_model(excluded: Mapping[str, str]) -> NoCapableModel:
-    why = "; ".join(f"{model}: {reason}" for model, reason in excluded.items())
+def _no_model(excluded: Mapping[str, Lack]) -> NoCapableModel:
+    why = "; ".join(f"{model}: {lack.told()}" for model, lack in excluded.items())
     return NoCapableModel(
         f"can be taken by no model ({why})",
         field="prompt",

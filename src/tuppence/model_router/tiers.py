@@ -18,17 +18,32 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuppence.core.price_book import PriceBook
 from tuppence.errors import InvalidInput
-from tuppence.model_router.request import ReadRequest
+from tuppence.language import Translate, mark
+from tuppence.model_router.request import LATIN, SCRIPTS, ReadRequest
 from tuppence.prices.model_facts import load_tiers
 
+LANGUAGES_OF_SCRIPTS = frozenset(language for _, _, language in SCRIPTS)
+"""None of them is written in Latin letters."""
 TIERS = ("weak", "middle", "strong")
 _FLAGS = ("tools", "images")
 _LISTS = ("languages", "capabilities")
 _FIELDS = ("id", "tier", "context_window", *_FLAGS, *_LISTS)
+
+
+class Lack(NamedTuple):
+    """Why a model cannot take a request."""
+
+    text: str
+    """In English, marked for translation, with places for the values."""
+    values: Mapping[str, object]
+
+    def told(self, translate: Translate = mark) -> str:
+        """Return it in a language, English by default."""
+        return translate(self.text).format(**self.values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,19 +61,29 @@ class RoutedModel:
     """Empty: all."""
     capabilities: frozenset[str] = frozenset()
 
-    def lacks(self, request: ReadRequest, tokens: int, requires: frozenset[str]) -> str | None:
+    def lacks(self, request: ReadRequest, tokens: int, requires: frozenset[str]) -> Lack | None:
         """Return why a request of so many input tokens cannot go to this model, else None."""
         needed = tokens + (request.max_tokens or 0)
         if self.context_window is not None and needed > self.context_window:
-            return f"context window of {self.context_window:,} tokens, needed are {needed:,}"
+            return Lack(
+                mark("context window of {window} tokens, needed are {needed}"),
+                {"window": f"{self.context_window:,}", "needed": f"{needed:,}"},
+            )
         if request.has_tools and not self.tools:
-            return "no tools"
+            return Lack(mark("no tools"), {})
         if request.has_images and not self.images:
-            return "no images"
-        if self.languages and request.language and request.language not in self.languages:
-            return f"no {request.language}"
+            return Lack(mark("no images"), {})
+        if not self._reads(request.language):
+            text = mark("no Latin letters") if request.language == LATIN else mark("no {names}")
+            return Lack(text, {"names": request.language})
         missing = sorted(requires - self.capabilities)
-        return f"no {', '.join(missing)}" if missing else None
+        return Lack(mark("no {names}"), {"names": ", ".join(missing)}) if missing else None
+
+    def _reads(self, language: str) -> bool:
+        """Tell whether it speaks a language; of Latin letters, any that is written in them."""
+        if not self.languages or not language or language in self.languages:
+            return True
+        return language == LATIN and not self.languages <= LANGUAGES_OF_SCRIPTS
 
 
 def load_models(tiers: str | Path, book: PriceBook) -> tuple[RoutedModel, ...]:
@@ -66,6 +91,8 @@ def load_models(tiers: str | Path, book: PriceBook) -> tuple[RoutedModel, ...]:
 
     Raises InvalidInput for a preset that there is not and a file that cannot be used.
     """
+    if not isinstance(tiers, str | Path):
+        raise _invalid(tiers, "is neither the name of a preset nor a file")
     if isinstance(tiers, Path) or tiers.endswith(".toml"):
         return _models_of_file(Path(tiers), book)
     models = load_tiers(tiers)
@@ -129,10 +156,10 @@ def _context_window(book: PriceBook, model: str) -> int | None:
     return timeline.listed.context_window if timeline else None
 
 
-def _invalid(path: Path, problem: str) -> InvalidInput:
+def _invalid(path: object, problem: str) -> InvalidInput:
     return InvalidInput(
         problem,
         field="tiers",
-        value=str(path),
+        value=str(path) if isinstance(path, Path) else path,
         remedy="name a preset, or a TOML file as docs/reference/router.md shows",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuppence.errors import InvalidInput
-from tuppence.model_router.request import estimated_tokens, language_of, read_request
+from tuppence.model_router.request import LATIN, estimated_tokens, language_of, read_request
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=20),
@@ -72,20 +73,22 @@ def test_a_chat_request_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "language"),
     [
-        ("Hello", ""),
-        ("Übergröße", ""),
+        ("Hello", LATIN),
+        ("Übergröße", LATIN),
+        ("12 + 30 = ?", ""),
+        ("தமிழ்", ""),
         ("幫我總結這篇文章", "zh"),
         ("これを要約してください", "ja"),
         ("이 글을 요약해 줘", "ko"),
         ("Подведи итог", "ru"),
         ("สรุปให้หน่อย", "th"),
         ("لخص هذا", "ar"),
-        ("please translate 好 into French, then German, then Spanish, then Dutch", ""),
+        ("please translate 好 into French, then German, then Spanish, then Dutch", LATIN),
         ("", ""),
     ],
 )
 def test_the_script_tells_the_language(text: str, language: str) -> None:
-    """A text's script tells its language, unless it is written in Latin letters."""
+    """A text's script tells its language, where it is not that of many languages."""
     assert language_of(text) == language
 
 
@@ -98,16 +101,83 @@ def test_tokens_of_scripts() -> None:
     )
 
 
-@pytest.mark.parametrize("request_", [None, 7, {"messages": "text"}, {"messages": ["text"]}])
-def test_what_is_no_request(request_: Any) -> None:
+def _nested(depth: int) -> list[Any]:
+    content: list[Any] = []
+    for _ in range(depth):
+        content = [content]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (None, "prompt"),
+        (7, "prompt"),
+        ({"messages": "text"}, "messages"),
+        ({"messages": ["text"]}, "messages"),
+        ({"messages": [{"content": _nested(100_000)}]}, "messages"),
+        (
+            {"messages": [{"content": [{"type": "tool_use", "input": _nested(100_000)}]}]},
+            "messages",
+        ),
+        ({"messages": [{"content": [{"type": "tool_use", "input": {(1, 2): 3}}]}]}, "messages"),
+        ({"messages": [], "tools": 3}, "tools"),
+        ({"messages": [], "tools": [object()]}, "tools"),
+    ],
+)
+def test_what_is_no_request(request_: Any, field: str) -> None:
     """What is neither text nor request is refused with the field's name."""
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInput) as caught:
         read_request(request_)
+    assert caught.value.field == field
+
+
+def _message(*blocks: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [*blocks, {"type": "text", "text": "A"}]}]}
+
+
+def test_images_are_seen_at_any_depth() -> None:
+    """An image in the result of a tool or in a document counts like any other."""
+    image = {"type": "image", "source": {"type": "base64", "data": "x"}}
+    for block in (
+        {"type": "tool_result", "tool_use_id": "t", "content": [image]},
+        {"type": "document", "source": {"type": "content", "content": [image]}},
+    ):
+        read = read_request(_message(block))
+        assert read.has_images
+        assert read.tokens > 1_600
+
+
+@pytest.mark.parametrize(
+    ("source", "tokens", "has_images"),
+    [
+        ({"type": "text", "media_type": "text/plain", "data": "word " * 9_000}, 11_250, False),
+        ({"type": "content", "content": "word " * 9_000}, 11_250, False),
+        ({"type": "base64", "media_type": "application/pdf", "data": "A" * 400_000}, 12_000, True),
+        ({"type": "url", "url": "https://example.com/a.pdf"}, 0, True),
+        (None, 0, False),
+    ],
+)
+def test_documents_count(source: Any, tokens: int, has_images: bool) -> None:
+    """Documents count: text as text, PDFs by their size, and those are seen like images."""
+    read = read_request(_message({"type": "document", "source": source, "title": "T"}))
+    assert tokens <= read.tokens < tokens + 10
+    assert read.has_images == has_images
+    assert read.newest.startswith("T")
+
+
+def test_thinking_counts_but_tells_nothing_of_the_task() -> None:
+    """The thinking of earlier turns takes room, and is no part of what is classified."""
+    thinking = {"type": "thinking", "thinking": "hmm " * 1_000, "signature": "x"}
+    hidden = {"type": "redacted_thinking", "data": "x" * 4_000}
+    read = read_request(_message(thinking, hidden))
+    assert read.tokens >= 2_000
+    assert read.whole == "A"
 
 
 @given(JSON, JSON, JSON)
 def test_any_content_is_read(content: Any, system: Any, tools: Any) -> None:
     """Whatever JSON stands in a message, there is an answer or InvalidInput."""
-    tools = tools if isinstance(tools, list) else [tools]
-    read = read_request({"messages": [{"content": content}], "system": system, "tools": tools})
-    assert read.tokens >= 0
+    request = {"messages": [{"content": content}], "system": system, "tools": tools}
+    with suppress(InvalidInput):
+        assert read_request(request).tokens >= 0

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tuppence.errors import InvalidInput
+from tuppence.language import translator
 from tuppence.model_router.request import read_request
 from tuppence.model_router.tiers import RoutedModel, load_models
 from tuppence.prices.catalogue import load_price_book
@@ -87,6 +88,8 @@ def test_no_file_and_no_preset(tmp_path: Path) -> None:
         load_models(tmp_path / "none.toml", BOOK)
     with pytest.raises(InvalidInput, match="chapter-12"):
         load_models("cheapest", BOOK)
+    with pytest.raises(InvalidInput, match="tiers=5"):
+        load_models(5, BOOK)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -115,4 +118,31 @@ def test_what_a_model_lacks(
         capabilities=frozenset({"json"}),
     )
     found = model.lacks(read_request(request_), tokens, frozenset(requires))
-    assert found is None if lack is None else lack in str(found)
+    assert found is None if lack is None else lack in str(found and found.told())
+
+
+@pytest.mark.parametrize(
+    ("languages", "text", "lack"),
+    [
+        (["zh"], "What is this?", "no Latin letters"),
+        (["zh", "ja"], "Was ist das?", "no Latin letters"),
+        (["zh", "en"], "Was ist das?", None),
+        (["zh"], "12 + 30 = ?", None),
+        (["zh"], "這是什麼", None),
+        (["en"], "這是什麼", "no zh"),
+        ([], "What is this?", None),
+    ],
+)
+def test_languages(languages: list[str], text: str, lack: str | None) -> None:
+    """Latin letters need a language that is written in them; which one they do not tell."""
+    model = RoutedModel(id="m", tier=0, languages=frozenset(languages))
+    found = model.lacks(read_request(text), 1, frozenset())
+    assert (found and found.told()) == lack
+
+
+def test_lacks_are_told_in_chinese() -> None:
+    """Why a model is left out is told in the reader's language."""
+    model = RoutedModel(id="m", tier=0, context_window=1_000)
+    found = model.lacks(read_request("text"), 2_000, frozenset())
+    assert found is not None
+    assert found.told(translator("zh_TW")).startswith("上下文視窗為 1,000 個 token")
