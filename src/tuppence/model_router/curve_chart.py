@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ COST_AXIS = "cost, % of always asking the strong tier"
 QUALITY_AXIS = "quality, %"
 MOST_TICKS = 8
 INCHES_TO_A_PIXEL = 1 / 100
-MATPLOTLIB_MARKERS = {"": "none", "circle": "o", "square": "s", "diamond": "D"}
+MATPLOTLIB_MARKERS = {"": "none", "circle": "o"}
 
 PAGE_STYLE = """
 :root { color-scheme: light }
@@ -47,10 +47,10 @@ class Style(NamedTuple):
     colour: str
     dashes: tuple[int, ...] = ()
     """Lengths drawn and left out in turn; none for a whole line."""
-    marker: str = ""
-    """The shape put on every point: "circle", "square" or "diamond"; none for a line alone."""
+    marker: Literal["", "circle"] = ""
+    """The shape put on every point; none for a line alone."""
     width: float = 2.0
-    """Of the line, in pixels; 0 for points alone."""
+    """Of the line, in pixels."""
 
 
 # Colours of Okabe and Ito, which people with any colour vision can tell apart.
@@ -59,8 +59,6 @@ LENGTH = Style("#E69F00", (7, 4))
 KNOWN_TASK = Style("#009E73", (2, 4), width=2.4)
 ORACLE = Style("#555555", (10, 4, 2, 4))
 ZERO_ROUTER = Style("#D55E00", marker="circle")
-CHOSEN = Style("#0072B2", marker="diamond", width=0.0)
-"""Where the router is set to work."""
 
 
 class Curve(NamedTuple):
@@ -70,8 +68,6 @@ class Curve(NamedTuple):
     points: NDArray[np.float64]
     """Rows of (cost as a share of always asking the strong tier, quality); 1 is 100 %."""
     style: Style
-    names: Sequence[str] = ()
-    """What is written beside each point; none for nothing."""
 
 
 class Table(NamedTuple):
@@ -135,11 +131,7 @@ def write_png(path: Path, title: str, curves: Sequence[Curve]) -> None:
     Raises MissingPackage without the package `matplotlib`, InvalidInput where the file cannot be
     written.
     """
-    drawing = _matplotlib()
-    if path.suffix != ".png":
-        raise InvalidInput(
-            "is no PNG file", field="chart", value=str(path), remedy="end its name in .png"
-        )
+    drawing = check_png(path)
     x, y = _axes(curves)
     size = (WIDTH * INCHES_TO_A_PIXEL, HEIGHT * INCHES_TO_A_PIXEL)
     figure = drawing.Figure(size, layout="constrained")
@@ -152,28 +144,17 @@ def write_png(path: Path, title: str, curves: Sequence[Curve]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     for curve in curves:
         colour, dashes, marker, width = curve.style
-        percents = _percents(curve)
         axes.plot(
-            *percents.T,
+            *_percents(curve).T,
             color=colour,
             linewidth=width * 0.75,
-            linestyle=(0, [length / width for length in dashes]) if dashes and width else "-",
+            linestyle=(0, [length / width for length in dashes]) if dashes else "-",
             marker=MATPLOTLIB_MARKERS[marker],
             markeredgecolor="white",
             markersize=8,
             clip_on=False,
             label=_plain(curve.label),
         )
-        for point, name in zip(percents.tolist(), curve.names, strict=False):
-            right = _is_right(x.at(point[0]), x)
-            axes.annotate(
-                _plain(name),
-                point,
-                (-7 if right else 7, -17),
-                textcoords="offset points",
-                ha="right" if right else "left",
-                color=colour,
-            )
     figure.legend(loc="outside right upper", frameon=False)
     try:
         figure.savefig(path, dpi=2 / INCHES_TO_A_PIXEL, facecolor="white")
@@ -184,6 +165,15 @@ def write_png(path: Path, title: str, curves: Sequence[Curve]) -> None:
             value=str(path),
             remedy="name a file in a directory that you may write to",
         ) from error
+
+
+def check_png(path: Path) -> ModuleType:
+    """Return what draws a PNG file; raise MissingPackage, and InvalidInput for another ending."""
+    if path.suffix != ".png":
+        raise InvalidInput(
+            "is no PNG file", field="chart", value=str(path), remedy="end its name in .png"
+        )
+    return _matplotlib()
 
 
 def _matplotlib() -> ModuleType:
@@ -249,14 +239,7 @@ def _grid(x: Axis, y: Axis) -> str:
 
 def _curve(curve: Curve, x: Axis, y: Axis) -> str:
     places = [(x.at(cost), y.at(quality)) for cost, quality in _percents(curve).tolist()]
-    names = "".join(
-        f"<text x='{across + (-9 if _is_right(across, x) else 9):.1f}' y='{down + 21:.1f}' "
-        f"text-anchor='{'end' if _is_right(across, x) else 'start'}' fill='{curve.style.colour}' "
-        "stroke='white' stroke-width='3' stroke-linejoin='round' paint-order='stroke'>"
-        f"{escape(name)}</text>"
-        for (across, down), name in zip(places, curve.names, strict=False)
-    )
-    return _line(places, curve.style) + _marks(places, curve.style) + names
+    return _line(places, curve.style) + _marks(places, curve.style)
 
 
 def _legend(curves: Sequence[Curve]) -> str:
@@ -272,8 +255,6 @@ def _legend(curves: Sequence[Curve]) -> str:
 
 
 def _line(places: Sequence[tuple[float, float]], style: Style) -> str:
-    if not style.width:
-        return ""
     dashes = f" stroke-dasharray='{' '.join(map(str, style.dashes))}'" if style.dashes else ""
     at = " ".join(f"{across:.1f},{down:.1f}" for across, down in places)
     return (
@@ -283,14 +264,9 @@ def _line(places: Sequence[tuple[float, float]], style: Style) -> str:
 
 
 def _marks(places: Sequence[tuple[float, float]], style: Style) -> str:
-    shapes = {
-        "circle": "<circle r='5' {}/>",
-        "square": "<rect x='-4.5' y='-4.5' width='9' height='9' {}/>",
-        "diamond": "<path d='M0-7 7 0 0 7-7 0Z' {}/>",
-    }
     if not style.marker:
         return ""
-    shape = shapes[style.marker].format(f"fill='{style.colour}' stroke='white' stroke-width='1.5'")
+    shape = f"<circle r='5' fill='{style.colour}' stroke='white' stroke-width='1.5'/>"
     return "".join(
         f"<g transform='translate({across:.1f} {down:.1f})'>{shape}</g>" for across, down in places
     )
@@ -307,11 +283,6 @@ def _table(table: Table) -> str:
         f"<h2>{escape(table.title)}</h2>\n<div class='wide'><table>\n<thead><tr>{head}</tr></thead>"
         f"\n<tbody>\n{rows}</tbody></table></div>\n"
     )
-
-
-def _is_right(across: float, x: Axis) -> bool:
-    """Tell whether a name beside this pixel belongs to the left of it, lest it leave the plot."""
-    return across > x.start + 0.85 * (x.end - x.start)
 
 
 def _percents(curve: Curve) -> NDArray[np.float64]:
