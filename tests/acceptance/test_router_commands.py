@@ -86,7 +86,7 @@ def test_train_and_evaluate(data: Path, tmp_path: Path) -> None:
     assert (trained["seed"], trained["files"][0]["prompts"]) == (5, 300)
     page, picture = tmp_path / "page.html", tmp_path / "curve.png"
     measured = _json(
-        *("evaluate", str(data), "--folds", "2", "--rounds", "5"),
+        *("evaluate", str(data), "--folds", "2", "--rounds", "50"),
         *("--html", str(page), "--png", str(picture)),
     )
     (source,) = measured["sources"]
@@ -95,17 +95,21 @@ def test_train_and_evaluate(data: Path, tmp_path: Path) -> None:
     assert figures["gap_closed"]["oracle"]["value"] == 1
     assert "<svg" in page.read_text(encoding="utf-8")
     assert picture.read_bytes().startswith(b"\x89PNG")
-    own = _json("evaluate", str(data), "--weights", str(weights), "--rounds", "5")
-    assert own["pooled"]["outcomes_balanced_accuracy"] > 0.5
+    assert measured["trained_on"] == []
+    own = _json("evaluate", str(data), "--weights", str(weights), "--rounds", "50")
+    assert own["pooled"]["outcomes"]["balanced_accuracy"]["router"]["low"] > 0.5
+    assert own["trained_on"] == ["traffic"]
+    result = _run("evaluate", str(data), "--weights", str(weights), "--rounds", "50")
+    assert "* the classifier was trained on this" in result.stdout
     told = _json("explain", "tell me about the theorem of 7", "--weights", str(weights))
     assert told["p_right"]["weak"] < 0.5
 
 
 def test_tables(data: Path, tmp_path: Path) -> None:
     """Without --json there are tables with all routers and figures."""
-    result = _run("evaluate", str(data), "--rounds", "3")
+    result = _run("evaluate", str(data), "--rounds", "50")
     assert result.exit_code == 0, result.output
-    for name in ("APGR", "CPT(80%)", "AIQ", "Oracle", "Known task", "calibration error"):
+    for name in ("APGR", "CPT(80%)", "AIQ", "Oracle", "Task", "calibration error"):
         assert name in result.stdout
     result = _run("train", str(data), "--output", str(tmp_path / "w.npz"))
     assert "traffic" in result.stdout
@@ -169,10 +173,69 @@ def test_cascade(answers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "級聯" in _run("cascade", str(answers)).stdout
 
 
-def test_folds_and_leaving_out_exclude_each_other(data: Path) -> None:
-    """The data is divided in one way at a time."""
-    result = _run("evaluate", str(data), "--folds", "2", "--leave-one-out")
-    assert "leave-one-out" in str(result.exception)
+def test_evaluate_a_pair(data: Path) -> None:
+    """Two models of the data are measured in place of tiers; they have no classes."""
+    arguments = ("evaluate", str(data), "--weak", "small", "--strong", "large", "--rounds", "50")
+    (source,) = _json(*arguments)["sources"]
+    assert source["tiers"] == {"weak": ["small"], "middle": [], "strong": ["large"]}
+    assert source["figures"]["apgr"]["oracle"]["value"] > 0.7
+    assert "no classes" in _run(*arguments).stdout
+
+
+def test_evaluate_labels(tmp_path: Path) -> None:
+    """Labels have a table of classes, beside the outcomes' own, and both are summed up."""
+    paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for path in paths:
+        rows = [{"prompt": f"{path}{n}", "label": ("SIMPLE", "COMPLEX")[n % 2]} for n in range(20)]
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    result = _run("evaluate", *map(str, paths), "--rounds", "50")
+    assert "recall SIMPLE" in result.stdout
+    assert "APGR" not in result.stdout
+    assert "All sources with labels" in result.stdout
+    assert "All sources with outcomes" not in result.stdout
+
+
+def test_evaluate_fits_a_terminal(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 80 columns no line is wrapped; a wide terminal has all intervals; in both languages."""
+    for language in ("en", "zh_TW"):
+        monkeypatch.setenv("TUPPENCE_LANGUAGE", language)
+        narrow, wide = (
+            CliRunner()
+            .invoke(
+                cli, ["router", "evaluate", str(data), "--rounds", "50"], env={"COLUMNS": width}
+            )
+            .stdout
+            for width in ("80", "150")
+        )
+        assert [line.count("[") for line in narrow.splitlines() if "APGR" in line] == [1]
+        assert [line.count("[") for line in wide.splitlines() if "APGR" in line] == [5]
+        assert len(narrow.splitlines()) == len(wide.splitlines())
+    assert "校準誤差" in narrow
+    assert "Router" not in narrow
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--folds", "2", "--leave-one-out"), "leave-one-out"),
+        (("--leave-one-out",), "is the only source"),
+        (("--folds", "2", "--weights", "own.npz"), "which train their own"),
+        (("--weak", "small"), "are no pair"),
+        (("--weak", "small", "--strong", "small"), "are no pair"),
+        (("--weak", "small", "--strong", "none"), "is no model of the data"),
+        (("--png", "curve.jpg"), "is no PNG file"),
+        (("--png", "/nowhere/curve.png"), "cannot be written"),
+        (("--html", "/nowhere/page.html"), "cannot be written"),
+        (("--rounds", "49"), "rounds"),
+    ],
+)
+def test_options_of_evaluate_that_cannot_be(
+    data: Path, options: tuple[str, ...], problem: str
+) -> None:
+    """What excludes each other, is missing or cannot be written is refused."""
+    result = _run("evaluate", str(data), *options)
+    assert result.exit_code != 0
+    assert problem in f"{result.exception} {result.output}"
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tuppence.errors import InvalidTrace
+from tuppence.errors import InvalidInput, InvalidTrace
 
 MOST_MODELS_IN_A_TIER = 6
 MOST_MISSING = 0.1
@@ -179,6 +179,34 @@ def targets_of(outcomes: Sequence[Outcome]) -> Targets:
         sources,
         labels >= 0,
     )
+
+
+def targets_of_pair(
+    outcomes: Sequence[Outcome], targets: Targets, weak: str, strong: str
+) -> Targets:
+    """Return targets of two models in place of the tiers of each source; what is labelled stays.
+
+    Raises InvalidInput for a model without outcomes.
+    """
+    models = {model for outcome in outcomes for model in outcome.scores}
+    for field, name in (("weak", weak), ("strong", strong)):
+        if name not in models:
+            raise InvalidInput(
+                "is no model of the data",
+                field=field,
+                value=name,
+                remedy=f"choose of {', '.join(sorted(models)) or 'a file with scores'}",
+            )
+    nothing = float("nan")
+    quality = np.array(
+        [
+            (one.scores.get(weak, nothing), nothing, one.scores.get(strong, nothing))
+            for one in outcomes
+        ],
+        dtype=np.float32,
+    )
+    needed = np.where(targets.is_labelled, targets.needed, -1)
+    return targets._replace(quality=quality, needed=needed)
 
 
 def _quality(outcome: Outcome, tiers: TierModels) -> list[float]:

@@ -7,22 +7,25 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from tuppence.core.price_book import PriceBook
-from tuppence.core.usage import Usage
 from tuppence.entrypoints.cli.options import json_option
 from tuppence.entrypoints.cli.router_steps import (
+    check_writable,
     require_scipy,
     tiers_option,
+    token_price,
     told_steps,
     weights_option,
+    writing,
 )
-from tuppence.entrypoints.cli.tables import Column, draw
+from tuppence.entrypoints.cli.tables import Column, draw, terminal_columns
 from tuppence.errors import InvalidInput, UnknownPrice
-from tuppence.model_router.classifier import load_classifier
+from tuppence.language import Translate, mark, translator
+from tuppence.model_router.classifier import WEIGHTS_PATH, load_classifier
 from tuppence.model_router.decision import TokenPrice
 from tuppence.model_router.metrics import Interval
 from tuppence.model_router.routing import utc_now
@@ -32,30 +35,52 @@ from tuppence.settings import load_settings
 
 if TYPE_CHECKING:
     from tuppence.model_router.curve_chart import Curve, Table
-    from tuppence.model_router.evaluation import SourceReport
+    from tuppence.model_router.evaluation import Figures, SourceReport
 
+FEWEST_ROUNDS = 50
+"""Fewer give no interval: the ends of 95 % are the second of 50 from either side."""
+WIDTH_OF_ALL_INTERVALS = 140
 FIGURE_NAMES: Mapping[str, str] = {
-    "auc_simple": "AUC, SIMPLE or not",
     "apgr": "APGR",
     "cpt_50": "CPT(50%)",
     "cpt_80": "CPT(80%)",
     "aiq": "AIQ",
-    "gap_closed": "gap to the oracle closed",
-    "cost_at_98": "cost at 98% of quality",
-    "cost_at_95": "cost at 95% of quality",
+    "gap_closed": mark("oracle gap closed"),
+    "cost_at_98": mark("cost at 98%"),
+    "cost_at_95": mark("cost at 95%"),
+    "calibration_error": mark("calibration error"),
+    "auc_simple": mark("AUC, SIMPLE"),
+    "balanced_accuracy": mark("balanced accuracy"),
+    "severe_under_routing": mark("COMPLEX as SIMPLE"),
+    "recall_simple": mark("recall SIMPLE"),
+    "recall_moderate": mark("recall MODERATE"),
+    "recall_complex": mark("recall COMPLEX"),
 }
 ROUTER_NAMES: Mapping[str, str] = {
-    "router": "Router",
-    "length": "Length",
-    "known_task": "Known task",
-    "zero_router": "Zero router",
-    "oracle": "Oracle",
+    "router": mark("Router"),
+    "length": mark("Length"),
+    "known_task": mark("Task"),
+    "zero_router": mark("Zero"),
+    "oracle": mark("Oracle"),
 }
-OWN_NAMES: Mapping[str, str] = {
-    "calibration_error": "calibration error of p(weak right)",
-    "balanced_accuracy": "balanced accuracy of the classes",
-    "severe_under_routing": "COMPLEX taken for SIMPLE",
+POOLED_NAMES: Mapping[str, str] = {
+    "outcomes": mark("All sources with outcomes"),
+    "labels": mark("All sources with labels"),
 }
+NO_CLASSES = mark("no classes: the middle tier was not tried, so what a prompt needs is not known")
+NOTHING = mark("nothing to measure: that takes outcomes of two models, or labels")
+TRAINED_ON = mark(
+    "* the classifier was trained on this: the figures flatter it, --folds measures it held out"
+)
+
+
+class _Measured(NamedTuple):
+    """What is shown."""
+
+    reports: Sequence[SourceReport]
+    pooled: Mapping[str, Figures]
+    trained_on: Sequence[str]
+    """Sources that the classifier has seen."""
 
 
 @click.command("evaluate")
@@ -64,23 +89,31 @@ OWN_NAMES: Mapping[str, str] = {
 @tiers_option
 @click.option("--folds", type=click.IntRange(2, 20), help="Train on all but one of so many parts.")
 @click.option("--leave-one-out", is_flag=True, help="Train on all sources but the one measured.")
+@click.option("--weak", metavar="MODEL", help="Measure a pair of the data's models, not tiers.")
+@click.option("--strong", metavar="MODEL", help="The other one of the pair.")
 @click.option(
-    "--rounds", type=click.IntRange(2), default=100, show_default=True, help="Of the bootstrap."
+    "--rounds",
+    type=click.IntRange(FEWEST_ROUNDS),
+    default=100,
+    show_default=True,
+    help="Of the bootstrap.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the parts.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write a page with the curves.")
 @click.option("--png", type=click.Path(path_type=Path), help="Draw the curves, a file per source.")
 @json_option
 def evaluate(  # noqa: PLR0913 - options
+    *,
     data: tuple[Path, ...],
     weights: Path,
     tiers: str,
     folds: int | None,
+    weak: str | None,
+    strong: str | None,
     rounds: int,
     seed: int,
     html: Path | None,
     png: Path | None,
-    *,
     leave_one_out: bool,
     as_json: bool,
 ) -> None:
@@ -91,87 +124,151 @@ def evaluate(  # noqa: PLR0913 - options
     """
     require_scipy()
     from tuppence.model_router import evaluation  # noqa: PLC0415 - scipy
-    from tuppence.model_router.trainer import read_files  # noqa: PLC0415
+    from tuppence.model_router.outcomes import TierModels, targets_of_pair  # noqa: PLC0415
+    from tuppence.model_router.trainer import read_files, trained_on  # noqa: PLC0415
     from tuppence.model_router.training import prepare  # noqa: PLC0415
 
-    if folds and leave_one_out:
-        raise InvalidInput(
-            "does not go with --leave-one-out", field="folds", value=folds, remedy="give one"
-        )
+    holds_out = folds is not None or leave_one_out
+    _check_options(data, weights, folds, leave_one_out=leave_one_out)
+    _check_pair(weak, strong)
+    _check_files(html, png)
     prices = tier_prices(load_price_book(load_settings().cache_directory), tiers, utc_now())
     with told_steps(wanted=not as_json) as tell:
         tell("reading")
-        outcomes, _ = read_files(data)
+        outcomes, files = read_files(data)
         prepared = prepare(outcomes)
-        if folds or leave_one_out:
-            parts = evaluation.parts_of(prepared.targets, folds, seed)
+        targets, models = prepared.targets, None
+        if weak is not None and strong is not None:
+            targets = targets_of_pair(outcomes, targets, weak, strong)
+            models = TierModels((weak,), (), (strong,))
+        if holds_out:
+            parts = evaluation.parts_of(targets, folds, seed)
             said = evaluation.held_out_predictions(outcomes, prepared, parts, tell)
         else:
             said = evaluation.predictions(load_classifier(weights), outcomes, tell)
-        targets = prepared.targets
-        reports = evaluation.evaluate(outcomes, targets, said, prices, rounds=rounds, tell=tell)
-        pooled = evaluation.pooled(targets, said)
-    if html is not None:
-        _write_page(html, reports, pooled)
-    if png is not None:
-        _write_pictures(png, reports)
+        measured = _Measured(
+            evaluation.evaluate(
+                outcomes, targets, said, prices, tiers=models, rounds=rounds, tell=tell
+            ),
+            evaluation.pooled(outcomes, targets, said, rounds=rounds),
+            [] if holds_out else trained_on(files, weights),
+        )
     if as_json:
-        click.echo(json.dumps(_document(reports, pooled), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_document(measured), indent=2, ensure_ascii=False))
     else:
-        _print(reports, pooled)
+        _print(measured, translator(load_settings().language))
+    if html is not None:
+        _write_page(html, measured)
+    if png is not None:
+        _write_pictures(png, measured.reports)
 
 
 def tier_prices(book: PriceBook, tiers: str, at: datetime) -> list[TokenPrice]:
-    """Return what the cheapest model of each tier takes per token; a missing tier as the next."""
+    """Return what the cheapest model of each tier takes per token; a missing tier as the next.
+
+    Raises UnknownPrice.
+    """
     models = load_models(tiers, book)
     prices: list[TokenPrice] = []
     for tier in (2, 1, 0):
-        known = [_token_price(book, one.id, at) for one in models if one.tier == tier]
+        known = [_known_price(book, one.id, at) for one in models if one.tier == tier]
         prices.insert(0, min(known, key=lambda one: one.output) if known else prices[0])
     return prices
 
 
-def _token_price(book: PriceBook, model: str, at: datetime) -> TokenPrice:
-    cost = book.cost(Usage(input_tokens=1_000, output_tokens=1_000), model, int(at.timestamp()))
-    if cost is None:
+def _known_price(book: PriceBook, model: str, at: datetime) -> TokenPrice:
+    price = token_price(book, model, at)
+    if price is None:
         raise UnknownPrice(
             "has no known price",
             field="model",
             value=model,
             remedy="set one with `tuppence prices set`, or check the spelling",
         )
-    return TokenPrice(cost.input_nanos / 1_000, cost.output_nanos / 1_000)
+    return price
 
 
-def _print(reports: Sequence[SourceReport], pooled: Mapping[str, float]) -> None:
-    for report in reports:
-        table = _table(report)
-        columns = [Column(name, numeric=place > 0) for place, name in enumerate(table.header)]
-        draw(table.title, columns, table.rows, notes=_own_lines(report))
-    rows = [[name.replace("_", " "), _share(value)] for name, value in pooled.items()]
-    draw("All sources together", [Column("Figure", numeric=False), Column("Router")], rows)
+def _check_options(
+    data: Sequence[Path], weights: Path, folds: int | None, *, leave_one_out: bool
+) -> None:
+    """Raise InvalidInput for options that exclude each other, or need more data."""
+    if folds and leave_one_out:
+        raise InvalidInput(
+            "does not go with --leave-one-out", field="folds", value=folds, remedy="give one"
+        )
+    if weights != WEIGHTS_PATH and (folds or leave_one_out):
+        raise InvalidInput(
+            "are not measured with --folds or --leave-one-out, which train their own",
+            field="weights",
+            value=str(weights),
+            remedy="give one or the other",
+        )
+    if leave_one_out and len(data) == 1:
+        raise InvalidInput(
+            "is the only source: without it nothing is left to train on",
+            field="data",
+            value=str(data[0]),
+            remedy="give several files, or --folds",
+        )
 
 
-def _table(report: SourceReport) -> Table:
-    from tuppence.model_router.curve_chart import Table  # noqa: PLC0415
+def _check_pair(weak: str | None, strong: str | None) -> None:
+    if weak is None and strong is None:
+        return
+    if weak is None or strong is None or weak == strong:
+        raise InvalidInput(
+            "are no pair",
+            field="weak, strong",
+            value=(weak, strong),
+            remedy="give two models, --weak and --strong",
+        )
 
+
+def _check_files(html: Path | None, png: Path | None) -> None:
+    from tuppence.model_router.curve_chart import check_png  # noqa: PLC0415
+
+    if html is not None:
+        check_writable(html, "html")
+    if png is not None:
+        check_png(png)
+        check_writable(png, "png")
+
+
+def _print(measured: _Measured, _: Translate) -> None:
+    for report in measured.reports:
+        text = _("{source}: {count} prompts")
+        title = text.format(source=report.source, count=f"{report.prompts:,}")
+        _draw(title, report.figures, _notes(report, measured.trained_on, _), _)
+    if len(measured.reports) > 1:
+        for name, figures in measured.pooled.items():
+            notes = [_(TRAINED_ON)] if measured.trained_on else []
+            _draw(_(POOLED_NAMES[name]), figures, notes, _)
+
+
+def _notes(report: SourceReport, trained_on: Sequence[str], _: Translate) -> list[str]:
+    notes = [_(TRAINED_ON)] if report.source in trained_on else []
+    if not report.figures:
+        notes.append(_(NOTHING))
+    elif "balanced_accuracy" not in report.figures:
+        notes.append(_(NO_CLASSES))
+    return notes
+
+
+def _draw(title: str, figures: Figures, notes: Sequence[str], _: Translate) -> None:
+    has_room = terminal_columns() >= WIDTH_OF_ALL_INTERVALS
+    columns = [Column(_("Figure"), numeric=False)]
+    columns += [Column(_(name)) for name in ROUTER_NAMES.values()]
     rows = [
         [
-            name,
-            _interval(report.figures[figure]["router"]),
-            *(_share(report.figures[figure][one].value) for one in list(ROUTER_NAMES)[1:]),
+            _(FIGURE_NAMES[figure]),
+            *(
+                _interval(one) if has_room or router == "router" else _share(one.value)
+                for router, one in by_router.items()
+            ),
         ]
-        for figure, name in FIGURE_NAMES.items()
-        if figure in report.figures
+        for figure, by_router in figures.items()
     ]
-    title = f"{report.source}: {report.prompts:,} prompts"
-    return Table(title, ["Figure", *ROUTER_NAMES.values()], rows)
-
-
-def _own_lines(report: SourceReport) -> list[str]:
-    lines = [f"{OWN_NAMES[name]}: {_share(value)}" for name, value in report.own.items()]
-    recalls = ", ".join(_share(value) for value in report.recalls)
-    return [*lines, f"recall of SIMPLE, MODERATE, COMPLEX: {recalls}"]
+    draw(title, columns, rows, notes=notes)
 
 
 def _interval(interval: Interval) -> str:
@@ -184,26 +281,31 @@ def _share(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
-def _document(reports: Sequence[SourceReport], pooled: Mapping[str, float]) -> dict[str, Any]:
+def _document(measured: _Measured) -> dict[str, Any]:
     sources = [
         {
             "source": report.source,
             "prompts": report.prompts,
             "tiers": report.tiers._asdict(),
-            "figures": {
-                figure: {router: _json_interval(one) for router, one in by_router.items()}
-                for figure, by_router in report.figures.items()
-            },
-            "own": {name: _json_number(value) for name, value in report.own.items()},
-            "recalls": [_json_number(value) for value in report.recalls],
+            "figures": _json_figures(report.figures),
         }
-        for report in reports
+        for report in measured.reports
     ]
-    return {"sources": sources, "pooled": {name: _json_number(one) for name, one in pooled.items()}}
+    return {
+        "trained_on": list(measured.trained_on),
+        "sources": sources,
+        "pooled": {name: _json_figures(figures) for name, figures in measured.pooled.items()},
+    }
 
 
-def _json_interval(interval: Interval) -> dict[str, float | None]:
-    return {name: _json_number(value) for name, value in interval._asdict().items()}
+def _json_figures(figures: Figures) -> dict[str, Any]:
+    return {
+        figure: {
+            router: {name: _json_number(value) for name, value in one._asdict().items()}
+            for router, one in by_router.items()
+        }
+        for figure, by_router in figures.items()
+    }
 
 
 def _json_number(value: float) -> float | None:
@@ -227,26 +329,35 @@ def _curves(report: SourceReport) -> list[Curve]:
     ]
 
 
-def _write_page(path: Path, reports: Sequence[SourceReport], pooled: Mapping[str, float]) -> None:
-    from tuppence.model_router.curve_chart import Table, curve_html, curve_svg  # noqa: PLC0415
+def _write_page(path: Path, measured: _Measured) -> None:
+    from tuppence.model_router.curve_chart import curve_html, curve_svg  # noqa: PLC0415
 
-    charts = [curve_svg(one.source, _curves(one)) for one in reports if one.curves]
-    tables = [_table(one) for one in reports if one.figures]
-    rows = [[name.replace("_", " "), _share(value)] for name, value in pooled.items()]
-    tables.append(Table("All sources together", ["Figure", "Router"], rows))
+    charts = [curve_svg(one.source, _curves(one)) for one in measured.reports if one.curves]
+    tables = [
+        _table(f"{one.source}: {one.prompts:,} prompts", one.figures)
+        for one in measured.reports
+        if one.figures
+    ]
+    tables += [_table(POOLED_NAMES[name], figures) for name, figures in measured.pooled.items()]
     notes = [
         "Cost is a share of always asking the strong tier; quality is the share of right answers.",
         "Intervals are 95 % bootstrap intervals over prompts.",
     ]
-    try:
+    if measured.trained_on:
+        names = ", ".join(measured.trained_on)
+        notes.append(f"The classifier was trained on {names}: the figures there flatter it.")
+    with writing(path, "html"):
         path.write_text(curve_html("Router evaluation", charts, tables, notes), encoding="utf-8")
-    except OSError as error:
-        raise InvalidInput(
-            f"cannot be written: {error.strerror}",
-            field="html",
-            value=str(path),
-            remedy="name a file in a directory that you may write to",
-        ) from error
+
+
+def _table(title: str, figures: Figures) -> Table:
+    from tuppence.model_router.curve_chart import Table  # noqa: PLC0415
+
+    rows = [
+        [FIGURE_NAMES[figure], *map(_interval, by_router.values())]
+        for figure, by_router in figures.items()
+    ]
+    return Table(title, ["Figure", *ROUTER_NAMES.values()], rows)
 
 
 def _write_pictures(path: Path, reports: Sequence[SourceReport]) -> None:
