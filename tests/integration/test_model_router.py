@@ -25,7 +25,7 @@ from tuppence.errors import (
     StreamBroken,
     UnknownPrice,
 )
-from tuppence.model_router.checks import SelfConsistency
+from tuppence.model_router.checks import SecondModel, SelfConsistency
 from tuppence.model_router.classifier import WEIGHTS_PATH
 from tuppence.model_router.decision import Reason
 from tuppence.model_router.router import AsyncModelRouter, ModelRouter, TaskComplexity
@@ -217,14 +217,51 @@ def test_cascade_with_a_verifier_of_the_user_s(world: SimpleNamespace) -> None:
     assert (accepted["model_used"], len(accepted["calls"])) == (HAIKU, 1)
 
 
-def test_cascade_that_would_not_pay(world: SimpleNamespace) -> None:
-    """A cascade that is expected to cost more than the strongest model is not started."""
+@pytest.mark.parametrize(("prompt", "model"), [(EASY, HAIKU), (HARD, OPUS)])
+def test_cascade_that_would_not_pay(world: SimpleNamespace, prompt: str, model: str) -> None:
+    """Where a cascade costs more than the strongest model, the router's own choice is asked."""
     result = world.router().route_and_call(
-        HARD, strategy="cascade", check=SelfConsistency(samples=60)
+        prompt, strategy="cascade", check=SelfConsistency(samples=60)
     )
-    assert _asked(world) == [OPUS]
+    assert _asked(world) == [model] == [result["explanation"].model]
     assert "cascade" in result["reason"]
     assert not result["was_escalated"]
+
+
+def test_cascade_without_a_second_cheap_model(world: SimpleNamespace, tmp_path: Any) -> None:
+    """The one cheap model does not agree with itself: there is no cascade, and that is told."""
+    tiers = tmp_path / "tiers.toml"
+    tiers.write_text(
+        f'[[model]]\nid = "{HAIKU}"\ntier = "weak"\n[[model]]\nid = "{OPUS}"\ntier = "strong"\n',
+        encoding="utf-8",
+    )
+    result = world.router(tiers=tiers).route_and_call(EASY, strategy="cascade")
+    assert len(_asked(world)) == 1
+    assert "too few cheaper models" in result["reason"]
+
+
+def test_cascade_in_traditional_chinese(
+    world: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why an answer was accepted or escalated is told in the reader's language."""
+    monkeypatch.setenv("TUPPENCE_LANGUAGE", "zh_TW")
+    router = world.router()
+    world.app.script(*(text_answer("It is 12."),) * 2)
+    assert router.route_and_call(EASY, strategy="cascade")["reason"] == "第二個模型同意"
+    world.app.script(Failure(status=529), text_answer("It is 12."))
+    told = router.route_and_call(EASY, strategy="cascade")["reason"]
+    assert told == "便宜的模型呼叫失敗 (ProviderOverloaded)"
+
+
+@pytest.mark.parametrize("status", [400, 401, 413])
+def test_cascade_asks_once_what_is_wrong_for_every_model(
+    world: SimpleNamespace, status: int
+) -> None:
+    """A request or key that no model would take is not tried with the strongest."""
+    world.app.script(Failure(status=status))
+    with pytest.raises(ProviderError):
+        world.router().route_and_call(EASY, strategy="cascade")
+    assert _asked(world) == [HAIKU]
 
 
 def test_cascade_survives_a_cheap_model_s_failure(
@@ -476,6 +513,11 @@ def test_tools_are_sent_and_called(world: SimpleNamespace) -> None:
         ({"prompt": "x", "model": "claude-opus-5-5"}, "model"),
         ({"prompt": "x", "strategy": "lottery"}, "strategy"),
         ({"prompt": "x", "strategy": "cascade", "on_text": print}, "on_text"),
+        ({"prompt": "x", "strategy": "cascade", "budget_mode": True}, "budget_mode"),
+        ({"prompt": EASY, "strategy": "cascade", "check": 3}, "check"),
+        ({"prompt": EASY, "strategy": "cascade", "check": SecondModel}, "check"),
+        ({"prompt": EASY, "strategy": "cascade", "check": SecondModel("claude-typo")}, "check"),
+        ({"prompt": EASY, "strategy": "cascade", "check": SecondModel(HAIKU)}, "check"),
     ],
 )
 def test_calls_that_make_no_sense(
@@ -550,6 +592,9 @@ def test_quality_below_the_floor_rolls_back(world: SimpleNamespace, tmp_path: An
     assert (result["model_used"], len(result["calls"])) == (OPUS, 1)
     assert result["explanation"].reason_code is Reason.ROLLED_BACK
     assert world.router(shadow=shadow).is_rolled_back
+    result = router.route_and_call(EASY, strategy="cascade")
+    assert (result["model_used"], len(result["calls"])) == (OPUS, 1)
+    assert result["reason"] == result["explanation"].reason
 
 
 def test_a_shadow_call_that_fails_costs_nobody_an_answer(
