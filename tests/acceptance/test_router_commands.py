@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from tuppence.cost_tracking.ledger import Ledger
 from tuppence.cost_tracking.summary import SummaryQuery
 from tuppence.entrypoints.cli import cli
 from tuppence.errors import InvalidTrace
-from tuppence.testing.answers import Failure, text_answer
+from tuppence.testing.answers import Failure, Gate, text_answer
 from tuppence.testing.fake_anthropic import FakeAnthropic
 from tuppence.testing.serving import serve
 
@@ -324,6 +327,27 @@ def test_shadow_stops_where_the_key_is_not_accepted(
     told = json.loads(result.stdout)
     assert (told["requests"], told["answered"], len(told["failures"])) == (2, 0, 1)
     assert not provider.book
+
+
+def test_shadow_interrupted(tmp_path: Path, provider: FakeAnthropic, ledger: str) -> None:
+    """Ctrl-C ends it with one line; what was paid for is booked, the rest is kept."""
+    rest, gate = tmp_path / "rest.jsonl", Gate()
+    provider.script(text_answer("Paris"), text_answer("Paris", gate=gate))
+    requests = _requests(tmp_path, CAPITAL, CAPITAL)
+    arguments = ("--share", "1e-9", "--database", ledger, "--unanswered", str(rest))
+    log = str(tmp_path / "log.jsonl")
+    command = [sys.executable, "-m", "tuppence", "router", "shadow", requests, "--log", log]
+    with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        assert gate.reached.wait(60)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    gate.open()
+    assert process.returncode == 130
+    assert said.strip() == "interrupted; what was booked so far stays booked"
+    assert json.loads(rest.read_text(encoding="utf-8")) == CAPITAL
+    with Ledger.open(ledger) as opened:
+        _, total = opened.summary(SummaryQuery(("model",), Span(None, None), UTC, ()))
+    assert total.request_count == 1
 
 
 @pytest.mark.parametrize("rows", [[], [CAPITAL]], ids=["no request", "none drawn"])
