@@ -285,6 +285,7 @@ def test_shadow(tmp_path: Path, provider: FakeAnthropic, ledger: str) -> None:
 def test_shadow_is_booked(tmp_path: Path, provider: FakeAnthropic, ledger: str) -> None:
     """Every call that was paid for is in the ledger, judges included, under team and project."""
     requests = _requests(tmp_path, {"prompt": CAPITAL["prompt"]})
+    provider.script(*(text_answer(text) for text in ("Paris", "Lyon", "A", "B")))
     arguments = ("shadow", requests, "--log", str(tmp_path / "log.jsonl"), "--share", "1")
     _json(*arguments, "--database", ledger, "--team", "research", "--project", "routing")
     with Ledger.open(ledger) as opened:

@@ -8,11 +8,14 @@ floor, everything goes to the strongest model.
 from __future__ import annotations
 
 import json
+import os
 import random
+import threading
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +27,11 @@ FEWEST_COMPARISONS = 50
 MOST_COMPARISONS = 5_000
 """The newest so many count: traffic and models change."""
 ROUNDS = 500
+DEVIATIONS = 1.96
+"""Standard deviations from a figure to either end of its 95 % interval."""
+LINE_START = b'{"at": "'
+LONGEST_LINE = 4_096
+"""Bytes; a comparison has some 250."""
 DEFAULT_JUDGE = "claude-sonnet-5-5"
 JUDGE_PROMPT = """Two assistants answered the same request. Judge correctness and helpfulness, \
 not length or style.
@@ -104,8 +112,10 @@ class ModelJudge:
     max_tokens: int = 16
 
     def compare(self, request: Request, prompt: str, routed: str, strongest: str) -> Asking:
-        """Ask twice."""
+        """Ask twice; an answer beside itself needs no judge."""
         del request
+        if routed == strongest:
+            return Qualities(1.0, 1.0)
         one = yield self._request(prompt, routed, strongest)
         other = yield self._request(prompt, strongest, routed)
         verdicts = (_verdict(one), _verdict(other))
@@ -138,6 +148,60 @@ class Comparison(NamedTuple):
     strongest_cost_nanos: int
 
 
+class ComparisonLog:
+    """A file of comparisons, to which several processes may add; safe to use from threads.
+
+    Only what was added since the last time is read. A last line that a crash cut off does not
+    count, and the next one that is added takes its place.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._newest: deque[Comparison] = deque(maxlen=MOST_COMPARISONS)
+        self._bytes_read = 0
+        self._lock = threading.Lock()
+
+    def newest(self) -> list[Comparison]:
+        """Return the newest comparisons, none without a file; raise InvalidTrace for no log."""
+        with self._lock:
+            try:
+                with self._path.open("rb") as file:
+                    self._read(file)
+            except FileNotFoundError:
+                return []
+            except (OSError, ValueError, TypeError) as error:
+                raise _no_log(self._path, str(error)) from error
+            return list(self._newest)
+
+    def add(self, comparison: Comparison) -> None:
+        """Add a comparison; raise InvalidInput where it cannot be written."""
+        line = json.dumps(comparison._asdict()).encode() + b"\n"
+        try:
+            with self._lock, self._path.open("a+b") as file:
+                _end_last_line(file)
+                file.write(line)
+        except OSError as error:
+            raise InvalidInput(
+                f"cannot be written: {error.strerror}",
+                field="log",
+                value=str(self._path),
+                remedy="name a file in a directory that you may write to",
+            ) from error
+
+    def _read(self, file: BinaryIO) -> None:
+        if file.seek(0, os.SEEK_END) < self._bytes_read:  # another file of the same name
+            self._newest.clear()
+            self._bytes_read = 0
+        file.seek(self._bytes_read)
+        *lines, last = file.read().split(b"\n")
+        comparisons = [_comparison(line) for line in lines if line.strip()]
+        self._newest.extend(comparisons)
+        self._bytes_read += sum(len(line) + 1 for line in lines)
+        if last and not _is_torn(last):
+            self._newest.append(_comparison(last))
+            self._bytes_read += len(last)
+
+
 @dataclass(frozen=True, slots=True)
 class Shadow:
     """How a router watches itself.
@@ -152,8 +216,11 @@ class Shadow:
     floor: float = 0.98
     fewest: int = FEWEST_COMPARISONS
     drawing: random.Random = field(default_factory=random.Random)
+    comparisons: ComparisonLog = field(init=False, repr=False, compare=False)
+    """What the log holds."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "comparisons", ComparisonLog(self.log))
         for name in ("share", "floor"):
             value = getattr(self, name)
             if not 0 < value <= 1:
@@ -169,22 +236,15 @@ class Shadow:
         return self.drawing.random() < self.share
 
     def is_below_floor(self) -> bool:
-        """Tell whether the comparisons so far are a reason to roll back."""
-        comparisons = read_comparisons(self.log) if self.log.exists() else []
-        return is_below_floor(comparisons, self.floor, fewest=self.fewest)
+        """Tell whether the comparisons so far, of all processes, are a reason to roll back.
+
+        Raises InvalidTrace where the log is none.
+        """
+        return is_below_floor(self.comparisons.newest(), self.floor, fewest=self.fewest)
 
     def add(self, comparison: Comparison) -> None:
         """Write a comparison to the log; raise InvalidInput where that cannot be written."""
-        try:
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(comparison._asdict()) + "\n")
-        except OSError as error:
-            raise InvalidInput(
-                f"cannot be written: {error.strerror}",
-                field="log",
-                value=str(self.log),
-                remedy="name a file in a directory that you may write to",
-            ) from error
+        self.comparisons.add(comparison)
 
 
 class ShadowReport(NamedTuple):
@@ -204,16 +264,9 @@ class ShadowReport(NamedTuple):
 
 def read_comparisons(path: Path) -> list[Comparison]:
     """Return the newest comparisons of a log; raise InvalidTrace for what is no log."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()[-MOST_COMPARISONS:]
-        return [Comparison(**json.loads(line)) for line in lines]
-    except (OSError, ValueError, TypeError) as error:
-        raise InvalidTrace(
-            f"holds no comparisons ({error})",
-            field="log",
-            value=str(path),
-            remedy="name a file that `tuppence router shadow` or a Shadow has written",
-        ) from error
+    if not path.exists():
+        raise _no_log(path, "there is no such file")
+    return ComparisonLog(path).newest()
 
 
 def report(comparisons: Sequence[Comparison], floor: float, *, fewest: int) -> ShadowReport:
@@ -243,15 +296,59 @@ def report(comparisons: Sequence[Comparison], floor: float, *, fewest: int) -> S
     values = figures(np.arange(len(table)))
     low, high = intervals(figures, len(table), rounds=ROUNDS)
     told = [Interval(*map(float, one)) for one in zip(values, low, high, strict=True)]
-    below = len(table) >= fewest and told[1].high < floor
+    below = is_below_floor(comparisons, floor, fewest=fewest)
     return ShadowReport(len(table), told[0], told[1], told[2], told[3], is_below_floor=below)
 
 
 def is_below_floor(
     comparisons: Sequence[Comparison], floor: float, *, fewest: int = FEWEST_COMPARISONS
 ) -> bool:
-    """Tell whether the kept quality is below the floor, and not by chance."""
-    return len(comparisons) >= fewest and report(comparisons, floor, fewest=fewest).is_below_floor
+    """Tell whether the kept quality is below the floor, and not by chance.
+
+    By the upper end of its 95 % interval in the normal approximation for ratios: routers ask this
+    after every comparison, for which resampling takes too long.
+    """
+    if not comparisons or len(comparisons) < fewest:
+        return False
+    routed, strongest = np.array([(one.quality, one.strongest_quality) for one in comparisons]).T
+    if not strongest.any():
+        return False
+    kept = routed.mean() / strongest.mean()
+    spread = np.sqrt(np.mean((routed - kept * strongest) ** 2) / len(comparisons))
+    return bool(kept + DEVIATIONS * spread / strongest.mean() < floor)
+
+
+def _comparison(line: bytes) -> Comparison:
+    return Comparison(**json.loads(line))
+
+
+def _is_torn(line: bytes) -> bool:
+    """Tell whether a line is the beginning of a comparison; one that is something else is not."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return LINE_START.startswith(line[: len(LINE_START)])
+    return False
+
+
+def _end_last_line(file: BinaryIO) -> None:
+    """Cut off what a crash left of a last line, so that the next one stands alone."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - LONGEST_LINE))
+    last = file.read().rpartition(b"\n")[2]
+    if last and _is_torn(last):
+        file.truncate(size - len(last))
+    elif last:
+        file.write(b"\n")
+
+
+def _no_log(path: Path, problem: str) -> InvalidTrace:
+    return InvalidTrace(
+        f"holds no comparisons ({problem})",
+        field="log",
+        value=str(path),
+        remedy="name a file that `tuppence router shadow` or a Shadow has written",
+    )
 
 
 def _share(value: float) -> float:
