@@ -606,3 +606,73 @@ def test_a_shadow_call_that_fails_costs_nobody_an_answer(
     result = world.router(shadow=_shadow(tmp_path, judge)).route_and_call(EASY)
     assert result["response"] == "Paris"
     assert not (tmp_path / "shadow.jsonl").exists()
+
+
+def _broken(_request: Any, _text: str) -> float:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("judge", "log"),
+    [
+        (VerifierJudge(_broken), "shadow.jsonl"),
+        (VerifierJudge(lambda _request, _text: 5.0), "shadow.jsonl"),
+        (VerifierJudge(lambda _request, _text: 1.0), "none/shadow.jsonl"),
+    ],
+    ids=["judge", "rating", "log"],
+)
+def test_a_comparison_that_fails_costs_nobody_an_answer(
+    world: SimpleNamespace, tmp_path: Any, caplog: pytest.LogCaptureFixture, judge: Any, log: str
+) -> None:
+    """A judge that raises, a rating that is none, a log that cannot be written: told by logging."""
+    world.app.script(text_answer("Paris"), text_answer("Paris"))
+    router = world.router(shadow=Shadow(tmp_path / log, share=1.0, judge=judge))
+    result = router.route_and_call(EASY)
+    assert result["response"] == "Paris"
+    assert [call["purpose"] for call in result["calls"]] == ["answer", "shadow"]
+    (record,) = (one for one in caplog.records if one.name.startswith("tuppence"))
+    assert "comparison was lost" in record.message
+    assert record.exc_info
+
+
+def test_a_log_that_a_crash_cut_off(world: SimpleNamespace, tmp_path: Any) -> None:
+    """A torn last line of the log keeps no router from starting."""
+    (tmp_path / "shadow.jsonl").write_text('{"at": "2026-11-', encoding="utf-8")
+    judge = VerifierJudge(lambda _request, _text: 1.0)
+    world.router(shadow=_shadow(tmp_path, judge)).route_and_call(EASY)
+    assert len(read_comparisons(tmp_path / "shadow.jsonl")) == 1
+
+
+def test_tool_calls_are_compared(world: SimpleNamespace, tmp_path: Any) -> None:
+    """The judge sees which tool is called with which arguments."""
+    seen: list[str] = []
+
+    def rates(_request: Any, text: str) -> float:
+        seen.append(text)
+        return float("7" in text)
+
+    world.app.script(tool_answer("f", {"b": 1, "a": 7}), tool_answer("f", {"a": 8, "b": 1}))
+    tool = {"name": "f", "description": "d", "input_schema": {"type": "object"}}
+    router = world.router(shadow=_shadow(tmp_path, VerifierJudge(rates)))
+    router.route_and_call(EASY, tools=[tool])
+    assert seen == ['f({"a": 7, "b": 1})', 'f({"a": 8, "b": 1})']
+    (comparison,) = read_comparisons(tmp_path / "shadow.jsonl")
+    assert (comparison.quality, comparison.strongest_quality) == (1.0, 0.0)
+
+
+def test_all_calls_of_a_cascade_are_what_it_cost(world: SimpleNamespace, tmp_path: Any) -> None:
+    """Checks count in a comparison, whether the cheap answer is given or the strongest's."""
+    router = world.router(shadow=_shadow(tmp_path, ModelJudge()))
+    world.app.script(*(text_answer(text) for text in ("It is 12.",) * 3))
+    accepted = router.route_and_call(EASY, strategy="cascade")
+    world.app.script(*(text_answer(text) for text in ("It is 12.", "It is 13.", "It is 14.")))
+    escalated = router.route_and_call(EASY, strategy="cascade")
+    assert [call["model"] for call in accepted["calls"]] == [HAIKU, SONNET, OPUS]
+    assert [call["purpose"] for call in accepted["calls"]] == ["answer", "answer", "shadow"]
+    assert [call["purpose"] for call in escalated["calls"]] == ["answer"] * 3
+    for result, comparison in zip(
+        (accepted, escalated), read_comparisons(tmp_path / "shadow.jsonl"), strict=True
+    ):
+        assert comparison.cost_nanos == result["actual_cost"]["total_cost_nanos"]
+        assert comparison.strongest_cost_nanos == result["calls"][-1]["cost_nanos"]
+        assert (comparison.quality, comparison.strongest_quality) == (1.0, 1.0)

@@ -212,6 +212,12 @@ def tool_calls_of(message: Message) -> list[str]:
     )
 
 
+def told_by(message: Message) -> str:
+    """Return all that a message says: its text, then its tool calls, a line each."""
+    text = text_of(message)
+    return "\n".join([*([text] if text else []), *tool_calls_of(message)])
+
+
 def is_unfinished(message: Message) -> bool:
     """Tell whether a message was refused or broken off, so that there is nothing to agree on."""
     return message.get("stop_reason") in UNFINISHED

@@ -6,8 +6,8 @@ that wait and callers that await share all of it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -18,10 +18,10 @@ from tuppence.adapters.anthropic import (
 )
 from tuppence.core.usage import MeteredResponse
 from tuppence.cost_tracking.records import AttributionRecord
-from tuppence.errors import InvalidInput, ProviderError
+from tuppence.errors import InvalidInput, ProviderError, UnknownPrice
 from tuppence.language import mark
 from tuppence.model_router.cascade import CascadePlan, CascadeResult, cascade, plan_cascade
-from tuppence.model_router.checks import Check, SecondModel, Verdict, Verifier, text_of
+from tuppence.model_router.checks import Check, SecondModel, Verdict, Verifier, text_of, told_by
 from tuppence.model_router.classifier import WEIGHTS_PATH
 from tuppence.model_router.complexity import TaskComplexity
 from tuppence.model_router.decision import strongest
@@ -44,6 +44,8 @@ PROVIDER = "anthropic"
 DEFAULT_MAX_TOKENS = 1024
 DEFAULT_QUALITY = 0.98
 STRATEGIES = ("direct", "cascade")
+
+_logger = logging.getLogger(__name__)
 
 Strategy = Literal["direct", "cascade"]
 Purpose = Literal["answer", "shadow"]
@@ -135,6 +137,8 @@ class Answered(NamedTuple):
     response: ProviderResponse
     was_escalated: bool
     reason: str
+    billed: Sequence[MeteredResponse]
+    """Of all calls for it, those of checks included."""
 
 
 Calls = Generator[Send, ProviderResponse, Answered]
@@ -224,20 +228,29 @@ class RoutedCalls:
     def _calls(self, job: Job, routed: Routed) -> Calls:
         """Yield the calls to make, and return the answer."""
         answered = yield from self._answer(job, routed)
-        top = strongest(routed.options).model.id
+        was_straight = answered.model == strongest(routed.options).model.id
+        was_straight = was_straight and not answered.was_escalated
         shadow = self._shadow
-        if shadow is not None and answered.model != top and shadow.is_drawn():
-            with suppress(ProviderError):  # the user has an answer; a comparison is lost
+        if shadow is not None and not was_straight and shadow.is_drawn():
+            try:
                 yield from self._compare(job, routed, answered, shadow)
+            except Exception:  # of the provider, a judge of the user's, the log: the answer is paid
+                _logger.warning("a shadow comparison was lost", exc_info=True)
         return answered
 
     def _compare(
         self, job: Job, routed: Routed, answered: Answered, shadow: Shadow
     ) -> Generator[Send, ProviderResponse, None]:
-        """Ask the strongest model too, let both answers be judged, and note what came of it."""
+        """Ask the strongest model too, let both answers be judged, and note what came of it.
+
+        Where a cascade escalated to it, its answer is there already. Raises what a judge raises,
+        ProviderError, InvalidInput, InvalidTrace, UnknownPrice.
+        """
         top = strongest(routed.options).model.id
-        response = yield self._send_to(top, job)._replace(purpose="shadow", on_text=None)
-        texts = [text_of(one.message) for one in (answered.response, response)]
+        response = answered.response
+        if answered.model != top:
+            response = yield self._send_to(top, job)._replace(purpose="shadow", on_text=None)
+        texts = [told_by(one.message) for one in (answered.response, response)]
         judging = shadow.judge.compare(job.request, read_request(job.request).whole, *texts)
         try:
             request = next(judging)
@@ -258,11 +271,22 @@ class RoutedCalls:
                 strongest=top,
                 quality=qualities.routed,
                 strongest_quality=qualities.strongest,
-                cost_nanos=costs[0]["total_cost_nanos"] if costs[0] else 0,
-                strongest_cost_nanos=costs[1]["total_cost_nanos"] if costs[1] else 0,
+                cost_nanos=self._cost_nanos(answered.model, answered.billed),
+                strongest_cost_nanos=self._cost_nanos(top, [response.metered]),
             )
         )
         self._routing.is_rolled_back = shadow.is_below_floor()
+
+    def _cost_nanos(self, model: str, billed: Sequence[MeteredResponse]) -> int:
+        cost = self._routing.actual_cost(model, billed)
+        if cost is None:
+            raise UnknownPrice(
+                "was answered by a model without a known price",
+                field="model",
+                value=model,
+                remedy="set one with `tuppence prices set`",
+            )
+        return cost["total_cost_nanos"]
 
     def _answer(self, job: Job, routed: Routed) -> Calls:
         reason = routed.explanation.reason
@@ -274,17 +298,23 @@ class RoutedCalls:
             reason = self._routing.translate(_TOO_FEW if plan is None else _TOO_DEAR)
         model = routed.choice.option.model.id
         response = yield self._send_to(model, job)
-        return Answered(model, response, was_escalated=False, reason=reason)
+        return Answered(
+            model, response, was_escalated=False, reason=reason, billed=[response.metered]
+        )
 
     def _cascade(self, job: Job, plan: CascadePlan) -> Calls:
         steps = cascade(plan, job.check, job.request)
         model = next(steps)
+        billed: list[MeteredResponse] = []
         while True:
             try:
                 response = yield self._send_to(model, job)
             except ProviderError as error:
+                if error.metered is not None:
+                    billed.append(error.metered)
                 model = steps.throw(error)
                 continue
+            billed.append(response.metered)
             try:
                 model = steps.send(response)
             except StopIteration as done:
@@ -294,6 +324,7 @@ class RoutedCalls:
                     result.response,
                     was_escalated=result.was_escalated,
                     reason=self._told(result.verdict),
+                    billed=billed,
                 )
 
     def _told(self, verdict: Verdict) -> str:
