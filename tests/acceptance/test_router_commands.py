@@ -286,6 +286,7 @@ def test_shadow_is_booked(tmp_path: Path, provider: FakeAnthropic, ledger: str) 
     """Every call that was paid for is in the ledger, judges included, under team and project."""
     requests = _requests(tmp_path, {"prompt": CAPITAL["prompt"]})
     provider.script(*(text_answer(text) for text in ("Paris", "Lyon", "A", "B")))
+    provider.script(*(text_answer(text) for text in ("Paris", "Lyon", "A", "B")))
     arguments = ("shadow", requests, "--log", str(tmp_path / "log.jsonl"), "--share", "1")
     _json(*arguments, "--database", ledger, "--team", "research", "--project", "routing")
     with Ledger.open(ledger) as opened:
@@ -314,6 +315,23 @@ def test_shadow_goes_on_after_a_failure(
     assert "2 comparisons" in result.stdout
     assert "* 1 of 3 requests got no answer" in result.stdout
     assert json.loads(rest.read_text(encoding="utf-8")) == other
+
+
+def test_shadow_goes_on_after_a_request_that_cannot_be_sent(
+    tmp_path: Path, provider: FakeAnthropic, ledger: str
+) -> None:
+    """A request that no model can take fails by itself."""
+    tiers = tmp_path / "tiers.toml"
+    tiers.write_text(
+        '[[model]]\nid = "claude-haiku-5-5"\ntier = "weak"\ncontext_window = 3000\n',
+        encoding="utf-8",
+    )
+    requests = _requests(tmp_path, {"prompt": "word " * 5_000}, CAPITAL)
+    arguments = ("--tiers", str(tiers), "--database", ledger, "--json")
+    result = _run("shadow", requests, "--log", str(tmp_path / "log.jsonl"), *arguments)
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["answered"], len(provider.book)) == (1, 1, 1)
+    assert "context" in told["failures"][0]
 
 
 def test_shadow_stops_where_the_key_is_not_accepted(

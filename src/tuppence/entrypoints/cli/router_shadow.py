@@ -25,7 +25,7 @@ from tuppence.entrypoints.cli.router_steps import (
     writing,
 )
 from tuppence.entrypoints.cli.tables import Column, draw, exact_dollars
-from tuppence.errors import NoCapableModel, ProviderAuthenticationFailed, ProviderError
+from tuppence.errors import InvalidInput, ProviderAuthenticationFailed, ProviderError
 from tuppence.language import Translate, translator
 from tuppence.model_router.metrics import Interval
 from tuppence.model_router.router import ModelRouter
@@ -84,7 +84,7 @@ class _Sending:
             except ProviderAuthenticationFailed as error:
                 self.failures.append(str(error))
                 return
-            except (ProviderError, NoCapableModel) as error:
+            except (ProviderError, InvalidInput) as error:
                 self.failures.append(str(error))
             else:
                 self.answered.add(number)
