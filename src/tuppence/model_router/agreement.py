@@ -222,18 +222,26 @@ def best_agreement(
     """Return cascades of all pairs below the strongest model: those that keep the quality first.
 
     Models need a price and recorded answers; `strongest` is the best of them by default. Sorted by
-    cost. Raises InvalidTrace where there are not three such models.
+    cost. Raises InvalidTrace where there are not two that cost less than the strongest,
+    InvalidInput where that is none of them.
     """
     answered = [
         model
         for model in prices
         if all(model in one.answers and model in one.characters for one in outcomes)
     ]
+    if strongest is not None and strongest not in answered:
+        raise InvalidInput(
+            "is no model with recorded answers and a known price",
+            field="strongest",
+            value=strongest,
+            remedy=f"choose one of {', '.join(answered)}" if answered else "give other data",
+        )
     means = {one: float(np.mean([row.scores[one] for row in outcomes])) for one in answered}
     top = strongest or max(means, key=lambda one: means[one], default="")
     cheap = [one for one in answered if one != top and prices[one].output < prices[top].output]
     if len(cheap) < 2:
-        raise _invalid(f"has recorded answers of {len(answered)} models with a price")
+        raise _invalid(_few(len(answered), len(cheap), top))
     reports = [
         evaluate_agreement(
             outcomes, (one, two, top), (prices[one], prices[two], prices[top]), quality=quality
@@ -241,6 +249,12 @@ def best_agreement(
         for one, two in permutations(cheap, 2)
     ]
     return sorted(reports, key=lambda one: (one.quality.value < quality, one.cost.value))
+
+
+def _few(answered: int, cheap: int, top: str) -> str:
+    if answered < 3:
+        return f"has recorded answers of {answered} models with a price"
+    return f"has {cheap} models that cost less than {top}, to which cascades would escalate"
 
 
 def _recorded(
@@ -332,5 +346,6 @@ def _invalid(problem: str) -> InvalidTrace:
         f"{problem}, too few for a cascade",
         field="data",
         value="outcomes",
-        remedy="give JSON lines with scores, ans and out_chars of three models that have prices",
+        remedy="give JSON lines with scores, ans and out_chars of three models that have prices, or"
+        " name a dearer one as the strongest",
     )

@@ -107,3 +107,12 @@ def test_too_few_answers() -> None:
         best_agreement(_outcomes(), {"a": PRICES["a"]})
     with pytest.raises(InvalidTrace, match="too few"):
         learn_agreement(_outcomes(30), *MODELS)
+
+
+def test_a_strongest_model_that_cascades_cannot_escalate_to() -> None:
+    """One that nobody recorded is an error of the caller's; the cheapest one has none below it."""
+    with pytest.raises(InvalidInput, match="choose one of a, b, top") as caught:
+        best_agreement(_outcomes(), PRICES, strongest="nope")
+    assert caught.value.field == "strongest"
+    with pytest.raises(InvalidTrace, match="has 0 models that cost less than a,"):
+        best_agreement(_outcomes(), PRICES, strongest="a")
