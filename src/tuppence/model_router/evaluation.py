@@ -268,12 +268,14 @@ def _classes(
     edges = np.quantile(characters, np.minimum(np.cumsum(shares)[:-1], 1))
     indicators = np.where(known[:, None], np.eye(TIERS)[needed], np.nan)
     of_task = _task_means(outcomes, indicators)
+    excess = np.round(of_task / np.maximum(shares, ROUNDING), 9)
     return _Classes(
         needed,
         {
             "router": needs.argmax(axis=1),
             "length": np.searchsorted(edges, characters),
-            "known_task": (of_task / np.maximum(shares, ROUNDING)).argmax(axis=1),
+            # Where tasks do not differ, the most frequent class.
+            "known_task": (excess + ROUNDING * shares).argmax(axis=1),
             "zero_router": np.full(len(needed), shares.argmax()),
             "oracle": needed,
         },
@@ -304,10 +306,13 @@ def _billed(outcomes: Sequence[Outcome], tiers: TierModels, expected: FloatArray
 def _task_means(outcomes: Sequence[Outcome], values: FloatArray) -> FloatArray:
     """Return, per prompt, the mean of the same task's prompts in the half that it is not in.
 
-    The mean of all others would be lower for exactly those prompts whose own value is high.
+    The mean of all others would be lower for exactly those prompts whose own value is high. Of a
+    single task it is the mean of all: there is nothing to know.
     """
     names = [f"{outcome.source}\n{outcome.subset}" for outcome in outcomes]
-    _, task = np.unique(names, return_inverse=True)
+    distinct, task = np.unique(names, return_inverse=True)
+    if len(distinct) == 1:
+        return np.nan_to_num(_group_means(values, task, task))
     half = np.random.default_rng(0).integers(0, 2, len(outcomes))
     in_task = _group_means(values, 2 * task + half, 2 * task + 1 - half)
     in_half = _group_means(values, half, 1 - half)

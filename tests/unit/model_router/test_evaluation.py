@@ -119,7 +119,7 @@ def test_two_models_have_outcomes_only() -> None:
 
 
 def test_a_task_of_all_prompts_tells_nothing() -> None:
-    """Where no task is named, knowing the task ranks prompts no worse than chance would."""
+    """Where no task is named, knowing the task ranks prompts as chance would, no worse."""
     rng = np.random.default_rng(1)
     outcomes = [
         one._replace(subset="", scores={**one.scores, "a": float(rng.random() < 0.5), "b": 0.6})
@@ -128,7 +128,23 @@ def test_a_task_of_all_prompts_tells_nothing() -> None:
     targets = targets_of(outcomes)
     said = Said(np.full((1_000, 3), 0.5), np.full((1_000, 3), 1 / 3))
     (report,) = evaluate(outcomes, targets, said, PRICES, rounds=2)
-    assert report.figures["apgr"]["known_task"].value == pytest.approx(0.5, abs=0.05)
+    assert report.figures["apgr"]["known_task"].value == pytest.approx(0.5)
+    assert report.figures["auc_simple"]["known_task"].value == 0.5
+    for figure in ("balanced_accuracy", "severe_under_routing"):
+        told = report.figures[figure]
+        assert told["known_task"].value == told["zero_router"].value
+
+
+def test_tasks_of_the_same_difficulty_tell_nothing() -> None:
+    """A prompt's own outcome is not in what is known of its task: small tasks are no oracle."""
+    rng = np.random.default_rng(1)
+    outcomes = [
+        one._replace(subset=str(number // 4), scores={**one.scores, "a": float(rng.random() < 0.5)})
+        for number, one in enumerate(_outcomes(1_000))
+    ]
+    targets = targets_of(outcomes)
+    said = Said(np.full((1_000, 3), 0.5), np.full((1_000, 3), 1 / 3))
+    (report,) = evaluate(outcomes, targets, said, PRICES, rounds=2)
     assert report.figures["auc_simple"]["known_task"].value == pytest.approx(0.5, abs=0.05)
 
 

@@ -316,15 +316,15 @@ def _curves(report: SourceReport) -> list[Curve]:
     from tuppence.model_router import curve_chart as chart  # noqa: PLC0415
 
     styles = {
-        "zero_router": chart.ZERO_ROUTER,
-        "length": chart.LENGTH,
-        "known_task": chart.KNOWN_TASK,
-        "oracle": chart.ORACLE,
-        "router": chart.ROUTER,
+        "zero_router": ("Zero router", chart.ZERO_ROUTER),
+        "length": ("Length", chart.LENGTH),
+        "known_task": ("Known task", chart.KNOWN_TASK),
+        "oracle": ("Oracle", chart.ORACLE),
+        "router": ("Router", chart.ROUTER),
     }
     return [
-        chart.Curve(ROUTER_NAMES[name], report.curves[name], style)
-        for name, style in styles.items()
+        chart.Curve(label, report.curves[name], style)
+        for name, (label, style) in styles.items()
         if name in report.curves
     ]
 
