@@ -34,7 +34,7 @@ def _run(*arguments: str, stdin: str | None = None) -> Result:
 def _json(*arguments: str, stdin: str | None = None) -> Any:
     result = _run(*arguments, "--json", stdin=stdin)
     assert result.exit_code == 0, (result.output, result.exception)
-    return json.loads(result.stdout)
+    return json.loads(result.stdout, parse_constant=pytest.fail)  # Infinity and NaN are no JSON
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +106,22 @@ def test_train_and_evaluate(data: Path, tmp_path: Path) -> None:
     assert "* the classifier was trained on this" in result.stdout
     told = _json("explain", "tell me about the theorem of 7", "--weights", str(weights))
     assert told["p_right"]["weak"] < 0.5
+
+
+def test_traffic_of_two_models(data: Path, tmp_path: Path) -> None:
+    """Where the middle tier was never tried, weights are of use all the same."""
+    two, weights = tmp_path / "two.jsonl", tmp_path / "two.npz"
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        del row["scores"]["medium"]
+    two.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    _json("train", str(two), "--output", str(weights))
+    hard, easy = (
+        _json("explain", f"tell me about the {word} of 7", "--weights", str(weights))
+        for word in ("theorem", "weather")
+    )
+    assert hard["p_right"]["weak"] < easy["p_right"]["weak"]
+    assert hard["tier"] == "strong"
 
 
 def test_tables(data: Path, tmp_path: Path) -> None:
