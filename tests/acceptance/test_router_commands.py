@@ -19,7 +19,7 @@ from tuppence.core.periods import Span
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.cost_tracking.summary import SummaryQuery
 from tuppence.entrypoints.cli import cli
-from tuppence.errors import InvalidTrace
+from tuppence.errors import InvalidTrace, UnknownPrice
 from tuppence.testing.answers import Failure, Gate, text_answer
 from tuppence.testing.fake_anthropic import FakeAnthropic
 from tuppence.testing.serving import serve
@@ -408,6 +408,14 @@ def test_shadow_pays_for_nothing_that_it_cannot_write_down(
     assert "cannot be written" in str(result.exception)
     assert not provider.book
     assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_shadow_with_a_judge_that_nobody_knows(tmp_path: Path, provider: FakeAnthropic) -> None:
+    """A misspelt judge is refused before the answers that it would judge are paid for."""
+    arguments = ("--log", str(tmp_path / "log.jsonl"), "--judge", "claude-typo")
+    result = _run("shadow", _requests(tmp_path, CAPITAL), *arguments)
+    assert isinstance(result.exception, UnknownPrice)
+    assert not provider.book
 
 
 def test_shadow_in_chinese(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

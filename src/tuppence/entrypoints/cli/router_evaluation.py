@@ -15,15 +15,15 @@ from tuppence.core.price_book import PriceBook
 from tuppence.entrypoints.cli.options import json_option
 from tuppence.entrypoints.cli.router_steps import (
     check_writable,
+    known_price,
     require_scipy,
     tiers_option,
-    token_price,
     told_steps,
     weights_option,
     writing,
 )
 from tuppence.entrypoints.cli.tables import Column, draw, terminal_columns
-from tuppence.errors import InvalidInput, UnknownPrice
+from tuppence.errors import InvalidInput
 from tuppence.language import Translate, mark, translator
 from tuppence.model_router.classifier import WEIGHTS_PATH, load_classifier
 from tuppence.model_router.decision import TokenPrice
@@ -171,21 +171,9 @@ def tier_prices(book: PriceBook, tiers: str, at: datetime) -> list[TokenPrice]:
     models = load_models(tiers, book)
     prices: list[TokenPrice] = []
     for tier in (2, 1, 0):
-        known = [_known_price(book, one.id, at) for one in models if one.tier == tier]
+        known = [known_price(book, one.id, at) for one in models if one.tier == tier]
         prices.insert(0, min(known, key=lambda one: one.output) if known else prices[0])
     return prices
-
-
-def _known_price(book: PriceBook, model: str, at: datetime) -> TokenPrice:
-    price = token_price(book, model, at)
-    if price is None:
-        raise UnknownPrice(
-            "has no known price",
-            field="model",
-            value=model,
-            remedy="set one with `tuppence prices set`, or check the spelling",
-        )
-    return price
 
 
 def _check_options(

@@ -19,6 +19,7 @@ from tuppence.entrypoints.cli.options import database_option, json_option
 from tuppence.entrypoints.cli.router_requests import RecordedRequest, read_requests
 from tuppence.entrypoints.cli.router_steps import (
     check_writable,
+    known_price,
     tiers_option,
     told_steps,
     weights_option,
@@ -29,6 +30,7 @@ from tuppence.errors import InvalidInput, ProviderAuthenticationFailed, Provider
 from tuppence.language import Translate, translator
 from tuppence.model_router.metrics import Interval
 from tuppence.model_router.router import ModelRouter
+from tuppence.model_router.routing import utc_now
 from tuppence.model_router.shadow import (
     DEFAULT_JUDGE,
     FEWEST_COMPARISONS,
@@ -40,6 +42,7 @@ from tuppence.model_router.shadow import (
     read_comparisons,
     report,
 )
+from tuppence.prices.catalogue import load_price_book
 from tuppence.settings import load_settings
 
 EXIT_NOT_ALL_ANSWERED = 1
@@ -139,6 +142,8 @@ def shadow(  # noqa: PLR0913 - options
     watching = Shadow(log, share, judging, floor, drawing=drawing)
     sending = _Sending(read_requests(requests) if requests else [])
     if requests is not None:
+        # A judge that does not exist would be noticed only after the answers were paid for.
+        known_price(load_price_book(load_settings().cache_directory), judge, utc_now())
         for field_name, path in (("log", log), ("unanswered", unanswered)):
             if path is not None:
                 check_writable(path, field_name)

@@ -12,7 +12,7 @@ import click
 
 from tuppence.core.price_book import PriceBook
 from tuppence.core.usage import Usage
-from tuppence.errors import InvalidInput, MissingPackage
+from tuppence.errors import InvalidInput, MissingPackage, UnknownPrice
 from tuppence.model_router.classifier import WEIGHTS_PATH
 from tuppence.model_router.decision import TokenPrice
 
@@ -81,6 +81,19 @@ def token_price(book: PriceBook, model: str, at: datetime) -> TokenPrice | None:
     """Return what a model takes per token, None where it has no known price."""
     cost = book.cost(Usage(input_tokens=1_000, output_tokens=1_000), model, int(at.timestamp()))
     return None if cost is None else TokenPrice(cost.input_nanos / 1_000, cost.output_nanos / 1_000)
+
+
+def known_price(book: PriceBook, model: str, at: datetime) -> TokenPrice:
+    """Return what a model takes per token; raise UnknownPrice where that is not known."""
+    price = token_price(book, model, at)
+    if price is None:
+        raise UnknownPrice(
+            "has no known price",
+            field="model",
+            value=model,
+            remedy="set one with `tuppence prices set`, or check the spelling",
+        )
+    return price
 
 
 def require_scipy() -> None:
