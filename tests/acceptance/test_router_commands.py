@@ -211,6 +211,8 @@ def test_evaluate_labels(tmp_path: Path) -> None:
     assert "recall SIMPLE" in result.stdout
     assert "APGR" not in result.stdout
     assert "All sources with labels" in result.stdout
+    paths[0].write_text('{"prompt": "a", "scores": {"m": 1}}', encoding="utf-8")
+    assert "one: 1 prompts; nothing to measure" in _run("evaluate", *map(str, paths)).stdout
     assert "All sources with outcomes" not in result.stdout
 
 

@@ -226,6 +226,9 @@ def _print(measured: _Measured, _: Translate) -> None:
     for report in measured.reports:
         text = _("{source}: {count} prompts")
         title = text.format(source=report.source, count=f"{report.prompts:,}")
+        if not report.figures:
+            click.echo(f"{title}; {_(NOTHING)}")
+            continue
         _draw(title, report.figures, _notes(report, measured.trained_on, _), _)
     if len(measured.reports) > 1:
         for name, figures in measured.pooled.items():
@@ -235,9 +238,7 @@ def _print(measured: _Measured, _: Translate) -> None:
 
 def _notes(report: SourceReport, trained_on: Sequence[str], _: Translate) -> list[str]:
     notes = [_(TRAINED_ON)] if report.source in trained_on else []
-    if not report.figures:
-        notes.append(_(NOTHING))
-    elif "balanced_accuracy" not in report.figures:
+    if "balanced_accuracy" not in report.figures:
         notes.append(_(NO_CLASSES))
     return notes
 
