@@ -85,7 +85,7 @@ class NoLogsFound(InvalidInput):
 
 
 class InvalidRequest(InvalidInput):
-    """A model request is one that its provider would refuse."""
+    """A model request is one that its provider would refuse, or that cannot be sent."""
 
 
 class NoCapableModel(InvalidInput):
@@ -205,7 +205,7 @@ class ProviderRefusedRequest(ProviderError):
 
 
 class ProviderAuthenticationFailed(ProviderError):
-    """The provider does not accept the key, or does not allow it this: 401, 403."""
+    """The provider does not accept the key, or does not allow it this: 401, 403; or there is none."""
 
 
 class ProviderRateLimited(ProviderError):

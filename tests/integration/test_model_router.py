@@ -513,6 +513,21 @@ def test_tools_are_sent_and_called(world: SimpleNamespace) -> None:
         ({"prompt": "x", "model": "claude-opus-5-5"}, "model"),
         ({"prompt": "x", "strategy": "lottery"}, "strategy"),
         ({"prompt": "x", "strategy": "cascade", "on_text": print}, "on_text"),
+        ({"prompt": 123}, "prompt"),
+        ({"prompt": b"abc"}, "prompt"),
+        ({"messages": None}, "prompt"),
+        ({"messages": 5}, "messages"),
+        ({"prompt": "x", "messages": "abc"}, "messages"),
+        ({"prompt": "x", "tools": 3}, "tools"),
+        ({"prompt": "x", "tools": [object()]}, "tools"),
+        ({"prompt": "x", "requires": 5}, "requires"),
+        ({"prompt": "x", "requires": [5]}, "requires"),
+        ({"prompt": "x", "on_text": "print"}, "on_text"),
+        ({"prompt": "x", "session": ["s"]}, "session"),
+        ({"prompt": "x", "bugdet_mode": True}, "bugdet_mode"),
+        ({"prompt": "half a pair: \ud83d"}, "request"),
+        ({"prompt": "half a pair: \ud83d", "on_text": print}, "request"),
+        ({"prompt": "x", "metadata": {"user_id": object()}}, "request"),
         ({"prompt": "x", "strategy": "cascade", "budget_mode": True}, "budget_mode"),
         ({"prompt": EASY, "strategy": "cascade", "check": 3}, "check"),
         ({"prompt": EASY, "strategy": "cascade", "check": SecondModel}, "check"),
@@ -540,6 +555,53 @@ def test_options_that_make_no_sense(world: SimpleNamespace, tmp_path: Any) -> No
     unpriced.write_text('[[model]]\nid = "nobody-knows-it"\ntier = "weak"\n', encoding="utf-8")
     with pytest.raises(UnknownPrice, match="nobody-knows-it"):
         world.router(tiers=unpriced)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("quality", "0.9"),
+        ("quality", True),
+        ("quality", float("nan")),
+        ("expected_turns", 0),
+        ("expected_turns", -1),
+        ("expected_turns", 2.5),
+        ("expected_output_tokens", 0),
+        ("classifier", 5),
+        ("tiers", 5),
+        ("qualtiy", 0.9),
+    ],
+)
+def test_unusable_options_are_named(world: SimpleNamespace, option: str, value: object) -> None:
+    """An option that cannot be used, or that there is not, is refused by its name."""
+    with pytest.raises(InvalidInput) as caught:
+        world.router(**{option: value})
+    assert caught.value.field == option
+
+
+def test_weights_may_be_named_as_text(world: SimpleNamespace) -> None:
+    """A path may be a text."""
+    assert world.router(classifier=str(WEIGHTS_PATH)).explain(EASY).model == HAIKU
+
+
+def test_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a key requests are explained; to send one the error says which variable to set."""
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    router = ModelRouter()
+    assert router.explain(EASY).model == HAIKU
+    with pytest.raises(ProviderAuthenticationFailed, match="ANTHROPIC_API_KEY"):
+        router.route_and_call(EASY)
+    router.close()
+
+
+def test_fields_beside_the_package_s_arguments(world: SimpleNamespace) -> None:
+    """Fields for older models, beta fields and what stands in extra_body are all sent."""
+    world.router().route_and_call(
+        EASY, temperature=0.5, context_management={"edits": []}, extra_body={"brand_new": 1}
+    )
+    body = json.loads(world.app.requests[-1].body)
+    assert (body["temperature"], body["context_management"]) == (0.5, {"edits": []})
+    assert body["brand_new"] == 1
 
 
 def _shadow(path: Any, judge: Any, **options: Any) -> Shadow:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from tuppence.core.usage import MeteredResponse
 from tuppence.errors import (
+    InvalidInput,
+    InvalidRequest,
     MissingPackage,
     ProviderAuthenticationFailed,
     ProviderError,
@@ -25,6 +27,9 @@ from tuppence.providers.anthropic_stream import StreamedUsage
 
 DEFAULT_TIMEOUT_SECONDS = 600.0
 DEFAULT_MAX_RETRIES = 2
+
+OLDER_FIELDS = frozenset({"temperature", "top_k", "top_p"})
+"""Older models take them; the package has no arguments for them any more."""
 
 OnText = Callable[[str], None]
 OnMetered = Callable[[MeteredResponse], None]
@@ -79,7 +84,8 @@ class AnthropicProvider:
 
         `on_metered` is told once what was billed, however the call ends: with an answer, an error,
         or an exception that interrupts it (from `on_text`, KeyboardInterrupt). Not where nothing
-        was. Raises a ProviderError; its `metered` tells the same.
+        was. Raises a ProviderError, whose `metered` tells the same, and InvalidRequest for what
+        cannot be sent.
         """
         if on_text is None:
             with _translated(self._sdk):
@@ -204,12 +210,21 @@ def _sdk() -> ModuleType:
 
 
 def _arguments(client: Any, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request as arguments of the package; fields that it does not know go along."""
+    """Return a request as arguments of the package; raise InvalidRequest for unknown fields."""
     known = inspect.signature(client.messages.create).parameters
     arguments = {name: value for name, value in request.items() if name in known}
-    unknown = {name: value for name, value in request.items() if name not in known}
+    others = {name: value for name, value in request.items() if name not in known}
+    for name in others.keys() - OLDER_FIELDS:
+        if name not in inspect.signature(client.beta.messages.create).parameters:
+            raise InvalidRequest(
+                "is no field of the Messages API",
+                field=name,
+                value=others[name],
+                remedy="check the spelling; what the package does not know goes into extra_body",
+            )
     arguments.pop("stream", None)
-    return {**arguments, "extra_body": unknown} if unknown else arguments
+    body = {**others, **(arguments.pop("extra_body", None) or {})}
+    return {**arguments, "extra_body": body} if body else arguments
 
 
 def _response(message: dict[str, Any], on_metered: OnMetered | None) -> ProviderResponse:
@@ -243,6 +258,11 @@ def _translated(sdk: ModuleType, reading: _Reading | None = None) -> Iterator[No
         if reading is not None and reading.metered() is not None:
             raise reading.broken(str(error) or type(error).__name__) from error
         raise _unreachable(error) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        is_ours = isinstance(error, InvalidInput)
+        if is_ours or (reading is not None and reading.metered() is not None):  # or of on_text
+            raise
+        raise _unsent(error) from error
 
 
 def _status_error(error: Any, reading: _Reading | None) -> ProviderError:
@@ -263,6 +283,24 @@ def _status_error(error: Any, reading: _Reading | None) -> ProviderError:
         error_type=str((told or {}).get("type") or ""),
         request_id=error.request_id,
         retry_after_seconds=_retry_after(error.response.headers),
+    )
+
+
+def _unsent(error: Exception) -> ProviderError | InvalidRequest:
+    """Return the error for what the package raises before it sends anything."""
+    if "authentication method" in str(error):
+        return ProviderAuthenticationFailed(
+            "is missing",
+            field="api_key",
+            value=None,
+            remedy="set ANTHROPIC_API_KEY, or give api_key",
+            provider_message=str(error),
+        )
+    return InvalidRequest(
+        f"cannot be sent: {error}",
+        field="request",
+        value=type(error).__name__,
+        remedy="give what the Messages API takes, as JSON without half characters",
     )
 
 

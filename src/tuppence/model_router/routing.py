@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -112,24 +112,21 @@ class Routing:
         book: PriceBook,
         tiers: str | Path,
         quality: float,
-        classifier: Path,
+        classifier: str | Path,
         output_tokens: int,
         turns: int,
         now: Callable[[], datetime],
     ) -> None:
-        if not 0 < quality <= 1:
-            raise InvalidInput(
-                "is not a share of the strongest model's quality",
-                field="quality",
-                value=quality,
-                remedy="give a number above 0 and up to 1",
-            )
+        _check_quality(quality)
+        _check_count("expected_output_tokens", output_tokens)
+        _check_count("expected_turns", turns)
+        weights = _path_of(classifier)
         self.book = book
         self.models = load_models(tiers, book)
         self.translate = translator(load_settings().language)
         self.now = now
         self.is_rolled_back = False
-        self._classifier: Classifier = load_classifier(classifier)
+        self._classifier: Classifier = load_classifier(weights)
         self._output_tokens = output_tokens
         self._turns = turns
         self._sessions: OrderedDict[str, tuple[Conversation, float]] = OrderedDict()
@@ -137,7 +134,7 @@ class Routing:
             model.id: float(token_growth(OLDEST_TOKENIZER, self.book.real_model(model.id)) or 1)
             for model in self.models
         }
-        reference = load_reference(classifier)
+        reference = load_reference(weights)
         self._tried_tiers = tried_tiers(reference)
         self.value_nanos = value_of_right_answer(
             reference,
@@ -177,8 +174,7 @@ class Routing:
         read = read_request(request)
         prediction = self._predict(read)
         complexity = complexity_of(prediction)
-        names = [requires] if isinstance(requires, str) else requires
-        options, excluded = self._options(read, prediction, conversation, frozenset(names))
+        options, excluded = self._options(read, prediction, conversation, _names(requires))
         if not options:
             raise _no_model(excluded)
         choice = choose(
@@ -360,6 +356,50 @@ def cost_estimate(model: str, input_nanos: int, output_nanos: int) -> CostEstima
 def utc_now() -> datetime:
     """Return the current time."""
     return datetime.now(UTC)
+
+
+def _names(requires: object) -> frozenset[str]:
+    """Return the names of capabilities; one may stand alone."""
+    names = [requires] if isinstance(requires, str) else requires
+    if isinstance(names, Iterable):
+        found = list(names)
+        if all(isinstance(name, str) for name in found):
+            return frozenset(found)
+    raise InvalidInput(
+        "is no list of names",
+        field="requires",
+        value=requires,
+        remedy="give names of capabilities, as your tiers file has them",
+    )
+
+
+def _check_quality(quality: float) -> None:
+    is_number = isinstance(quality, int | float) and not isinstance(quality, bool)
+    if not is_number or not 0 < quality <= 1:
+        raise InvalidInput(
+            "is not a share of the strongest model's quality",
+            field="quality",
+            value=quality,
+            remedy="give a number above 0 and up to 1",
+        )
+
+
+def _check_count(field: str, count: object) -> None:
+    if type(count) is not int or count < 1:
+        raise InvalidInput(
+            "is no count", field=field, value=count, remedy="give a whole number from 1 on"
+        )
+
+
+def _path_of(classifier: object) -> Path:
+    if isinstance(classifier, str | Path):
+        return Path(classifier)
+    raise InvalidInput(
+        "is no file",
+        field="classifier",
+        value=classifier,
+        remedy="name a file that `tuppence router train` has written",
+    )
 
 
 def _no_model(excluded: Mapping[str, Lack]) -> NoCapableModel:

@@ -7,7 +7,7 @@ that wait and callers that await share all of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
@@ -59,7 +59,7 @@ class RouterOptions(TypedDict, total=False):
     """"default", "chapter-12", or a TOML file of your own models."""
     quality: float
     """Share of the strongest model's quality that is kept; 0.98."""
-    classifier: Path
+    classifier: str | Path
     """Weights that `tuppence router train` has written; those of the package."""
     expected_output_tokens: int
     """Of an answer, for requests whose max_tokens is larger; 400."""
@@ -160,6 +160,7 @@ class RoutedCalls:
     """What needs no connection."""
 
     def __init__(self, options: RouterOptions) -> None:
+        _check_names(options)
         self._attribution = options.get("attribution", AttributionRecord())
         self._shadow = options.get("shadow")
         self._routing = Routing(
@@ -259,10 +260,6 @@ class RoutedCalls:
                 request = judging.send(text_of(said.message))
         except StopIteration as done:
             qualities: Qualities = done.value
-        costs = [
-            self._routing.actual_cost(model, [one.metered])
-            for model, one in ((answered.model, answered.response), (top, response))
-        ]
         shadow.add(
             Comparison(
                 at=self._routing.now().isoformat(),
@@ -419,13 +416,53 @@ def job_of(
             value=budget_mode,
             remedy='leave it out, or take strategy="direct"',
         )
-    messages = list(fields.pop("messages", []))
-    if prompt is not None:
-        messages.append({"role": "user", "content": prompt})
-    if not messages or (prompt is not None and not prompt.strip()):
-        raise InvalidInput("is empty", field="prompt", value=prompt, remedy="give some text")
+    if on_text is not None and not callable(on_text):
+        raise InvalidInput(
+            "is no function",
+            field="on_text",
+            value=on_text,
+            remedy="give a function of a text, or leave it out",
+        )
+    if session is not None and not isinstance(session, str):
+        raise InvalidInput(
+            "is no name", field="session", value=session, remedy="give a text, or leave it out"
+        )
+    messages = _messages(prompt, fields.pop("messages", None))
     request = {"max_tokens": DEFAULT_MAX_TOKENS, **fields, "messages": messages}
     return Job(request, budget_mode, strategy, _as_check(check), session, requires, on_text)
+
+
+def _messages(prompt: object, before: object) -> list[Any]:
+    """Return the messages to send: those before, and the prompt as the newest."""
+    if before is not None and not isinstance(before, Iterable):
+        raise InvalidInput(
+            "is no list of messages",
+            field="messages",
+            value=before,
+            remedy="give a list of messages of the Messages API",
+        )
+    messages = [] if before is None else list(before)
+    if prompt is None and messages:
+        return messages
+    if prompt is not None and not isinstance(prompt, str):
+        raise InvalidInput(
+            "is no text", field="prompt", value=prompt, remedy="give a text, or messages"
+        )
+    if prompt is None or not prompt.strip():
+        raise InvalidInput("is empty", field="prompt", value=prompt, remedy="give some text")
+    return [*messages, {"role": "user", "content": prompt}]
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    known = RouterOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise InvalidInput(
+                "is no option of a router",
+                field=name,
+                value=options[name],
+                remedy=f"check the spelling; there are {', '.join(known)}",
+            )
 
 
 def _as_check(check: object) -> Check:
