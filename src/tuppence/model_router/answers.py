@@ -22,8 +22,8 @@ _MATHEMATICS = re.compile(
 )
 _CODE = re.compile(r"```|[;{]$|^[ \t]*(?:def|class|import|return|print)\b", re.MULTILINE)
 _SAYS_NUMBER = re.compile(
-    r"(?:^|(?:\b(?:is|are|be|get|equals?|makes?|gives?|total)|[:：是為为得有共])\s*)"  # noqa: RUF001
-    rf"({_NUMBER.pattern})[\s.。!！]*$",  # noqa: RUF001
+    r"(?:^|(?:\b(?:is|are|be|get|equals?|makes?|gives?|total)|[:：是為为得有共])\s*)[*$]*"  # noqa: RUF001
+    rf"({_NUMBER.pattern})[*$\s.。!！]*$",  # noqa: RUF001
     re.IGNORECASE,
 )
 LONGEST_SAID = 200
