@@ -205,7 +205,7 @@ class ProviderRefusedRequest(ProviderError):
 
 
 class ProviderAuthenticationFailed(ProviderError):
-    """The provider does not accept the key, or does not allow it this: 401, 403; or there is none."""
+    """There is no key, or the provider does not accept it or does not allow it this: 401, 403."""
 
 
 class ProviderRateLimited(ProviderError):

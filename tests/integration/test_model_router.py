@@ -442,15 +442,23 @@ def test_weights_of_two_models(world: SimpleNamespace, tmp_path: Any) -> None:
     assert json.loads(json.dumps(told._asdict(), allow_nan=False))["value_nanos"] is None
 
 
-def test_sessions_are_remembered_while_the_cache_lives(world: SimpleNamespace) -> None:
-    """A session's model and cached tokens count for its next turn, for five minutes."""
+@pytest.mark.parametrize(
+    ("control", "lives_seconds"),
+    [({"type": "ephemeral"}, 300), ({"type": "ephemeral", "ttl": "1h"}, 3_600)],
+)
+def test_sessions_are_remembered_while_the_cache_lives(
+    world: SimpleNamespace, control: dict[str, str], lives_seconds: int
+) -> None:
+    """A session's model and cached tokens count for its next turn, as long as was asked for."""
     router = world.router()
-    marked = [{"type": "text", "text": "fact " * 4_000, "cache_control": {"type": "ephemeral"}}]
-    first = router.route_and_call(HARD, system=marked, session="s")
-    assert first["model_used"] == OPUS
-    kept = router._routing.conversation("s")
-    assert (kept.model, kept.cached_tokens > 4_000) == (OPUS, True)
-    world.clock.at += timedelta(seconds=301)
+    marked = [{"type": "text", "text": "fact " * 4_000, "cache_control": control}]
+    for _ in range(2):  # the second turn only reads
+        turn = router.route_and_call(HARD, system=marked, session="s")
+        assert turn["model_used"] == OPUS
+        world.clock.at += timedelta(seconds=lives_seconds)
+        kept = router._routing.conversation("s")
+        assert (kept.model, kept.cached_tokens > 4_000) == (OPUS, True)
+    world.clock.at += timedelta(seconds=1)
     assert router._routing.conversation("s") is None
 
 

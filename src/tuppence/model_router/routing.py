@@ -37,8 +37,8 @@ DEFAULT_OUTPUT_TOKENS = 400
 DEFAULT_TURNS = 5
 USUAL_INPUT_TOKENS = 1_000
 MOST_SESSIONS = 10_000
-SESSION_SECONDS = 300
-"""Prompt caches live so long after they were used last."""
+CACHE_SECONDS, LONG_CACHE_SECONDS = 300, 3_600
+"""Prompt caches live so long after they were used last; the long ones where that is asked for."""
 OLDEST_TOKENIZER = "claude-3-haiku"
 
 REASONS: Mapping[Reason, str] = {
@@ -58,6 +58,14 @@ class Conversation(NamedTuple):
     model: str
     cached_tokens: int
     """Of it, in the provider's prompt cache."""
+
+
+class _Session(NamedTuple):
+    """A conversation that is remembered while its prompt cache lives."""
+
+    conversation: Conversation
+    used_at_seconds: float
+    lives_seconds: int
 
 
 class CostEstimate(TypedDict):
@@ -129,7 +137,7 @@ class Routing:
         self._classifier: Classifier = load_classifier(weights)
         self._output_tokens = output_tokens
         self._turns = turns
-        self._sessions: OrderedDict[str, tuple[Conversation, float]] = OrderedDict()
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
         self._growth = {
             model.id: float(token_growth(OLDEST_TOKENIZER, self.book.real_model(model.id)) or 1)
             for model in self.models
@@ -230,9 +238,9 @@ class Routing:
         """Return where a session stands, while the provider's cache of it lives."""
         if session is None or session not in self._sessions:
             return None
-        conversation, at_seconds = self._sessions[session]
-        fresh = self.now().timestamp() - at_seconds <= SESSION_SECONDS
-        return conversation if fresh else None
+        known = self._sessions[session]
+        age_seconds = self.now().timestamp() - known.used_at_seconds
+        return known.conversation if age_seconds <= known.lives_seconds else None
 
     def remember(self, session: str | None, model: str, metered: MeteredResponse) -> None:
         """Note which model a session is with, and how much of it is cached there."""
@@ -240,7 +248,10 @@ class Routing:
             return
         usage = metered.parts[0].usage
         cached = usage.prompt_tokens - usage.input_tokens
-        self._sessions[session] = (Conversation(model, cached), self.now().timestamp())
+        lives_seconds = _lives_seconds(usage, model, self._sessions.get(session))
+        self._sessions[session] = _Session(
+            Conversation(model, cached), self.now().timestamp(), lives_seconds
+        )
         self._sessions.move_to_end(session)
         if len(self._sessions) > MOST_SESSIONS:
             self._sessions.popitem(last=False)
@@ -332,6 +343,14 @@ class Routing:
         )
 
 
+def _lives_seconds(usage: Usage, model: str, before: _Session | None) -> int:
+    """Return how long a cache lives: reading prolongs it by the time that it was written with."""
+    if usage.cache_write_1h_tokens:
+        return LONG_CACHE_SECONDS
+    is_read = usage.cache_read_tokens and before and before.conversation.model == model
+    return before.lives_seconds if before and is_read else CACHE_SECONDS
+
+
 def complexity_of(prediction: Prediction) -> TaskComplexity:
     """Return the likeliest complexity; MODERATE for what is unlike anything seen."""
     if not prediction.is_familiar:
@@ -373,9 +392,8 @@ def _names(requires: object) -> frozenset[str]:
     )
 
 
-def _check_quality(quality: float) -> None:
-    is_number = isinstance(quality, int | float) and not isinstance(quality, bool)
-    if not is_number or not 0 < quality <= 1:
+def _check_quality(quality: object) -> None:
+    if not isinstance(quality, int | float) or isinstance(quality, bool) or not 0 < quality <= 1:
         raise InvalidInput(
             "is not a share of the strongest model's quality",
             field="quality",
