@@ -368,19 +368,32 @@ def test_a_conversation_stays_where_its_cache_is(
     )
     assert (cached.model, cached.reason_code) == (fresh.model, fresh.reason_code)
     assert cached.expected_cost_nanos == fresh.expected_cost_nanos
-    held = router.explain(request, conversation=Conversation(OPUS, 25_000))
-    assert (held.model, held.reason_code) == (OPUS, Reason.CONVERSATION)
+
+
+def test_a_conversation_moves_where_that_pays(world: SimpleNamespace) -> None:
+    """A hard turn stays with the strong model that has it cached; an uncached easy one moves."""
+    router = world.router()
+    held = router.explain(_long(HARD), conversation=Conversation(OPUS, 25_000))
+    assert held.model == OPUS
     moved = router.explain(_long(EASY), conversation=Conversation(OPUS, 10))
     assert (moved.model, moved.reason_code) == (HAIKU, Reason.QUALITY_FLOOR)
 
 
+@pytest.mark.parametrize(
+    "conversation", ["s", (OPUS, 3), Conversation(OPUS, -1), Conversation(OPUS, "3")]
+)
+def test_what_is_no_conversation(world: SimpleNamespace, conversation: Any) -> None:
+    """A conversation that cannot be one is refused."""
+    with pytest.raises(InvalidInput) as caught:
+        world.router().explain(EASY, conversation=conversation)
+    assert caught.value.field in {"conversation", "cached_tokens"}
+
+
 def test_a_conversation_with_a_model_that_is_none_of_the_tiers(world: SimpleNamespace) -> None:
-    """Its cache cannot be used, so it is as if there were none; a count below 0 is refused."""
+    """Its cache cannot be used, so it is as if there were none."""
     router = world.router()
     elsewhere = Conversation("gpt-6-sol", 25_000)
     assert router.explain(_long(HARD), conversation=elsewhere) == router.explain(_long(HARD))
-    with pytest.raises(InvalidInput):
-        router.explain(EASY, conversation=Conversation(OPUS, -1))
 
 
 @pytest.mark.parametrize(

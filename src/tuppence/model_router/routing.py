@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict
 
 from tuppence.core.money import to_dollars
 from tuppence.core.price_book import PriceBook
-from tuppence.core.usage import MeteredResponse, Usage
+from tuppence.core.usage import MeteredResponse, Usage, check_count
 from tuppence.errors import InvalidInput, NoCapableModel, UnknownPrice
 from tuppence.language import mark, translator
 from tuppence.model_router.classifier import Classifier, Prediction, load_classifier
@@ -310,6 +310,7 @@ class Routing:
         """Return the model that a conversation is with; None for one that is not of the tiers."""
         if conversation is None:
             return None
+        _check_conversation(conversation)
         real = self.book.real_model(conversation.model)
         return next((one for one in self.models if self.book.real_model(one.id) == real), None)
 
@@ -317,7 +318,7 @@ class Routing:
         """Return by how much a turn of a cached conversation differs from an uncached one."""
         at_seconds = int(self.now().timestamp())
         plain, read, write = (
-            self.book.cost(usage.check(), model.id, at_seconds)
+            self.book.cost(usage, model.id, at_seconds)
             for usage in (
                 Usage(input_tokens=cached_tokens),
                 Usage(cache_read_tokens=cached_tokens),
@@ -407,6 +408,17 @@ def _check_count(field: str, count: object) -> None:
         raise InvalidInput(
             "is no count", field=field, value=count, remedy="give a whole number from 1 on"
         )
+
+
+def _check_conversation(conversation: object) -> None:
+    if not isinstance(conversation, Conversation) or not isinstance(conversation.model, str):
+        raise InvalidInput(
+            "is none",
+            field="conversation",
+            value=conversation,
+            remedy="give a Conversation(model, cached_tokens), or leave it out",
+        )
+    check_count("cached_tokens", conversation.cached_tokens)
 
 
 def _path_of(classifier: object) -> Path:
