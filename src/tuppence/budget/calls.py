@@ -11,7 +11,7 @@ from typing import TypedDict
 from tuppence.budget.bounds import CallPrice, call_price
 from tuppence.budget.scopes import Payer
 from tuppence.core.price_book import PriceBook
-from tuppence.core.usage import check_count
+from tuppence.core.usage import STANDARD_TERMS, Terms, check_count
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.errors import InvalidInput, Offer
 from tuppence.prices.model_facts import family_of, load_tiers
@@ -66,11 +66,18 @@ class CallPrices:
     """What calls cost by the price book in force."""
 
     def __init__(self, database: Database, now: Callable[[], datetime], tiers: str) -> None:
-        self._ledger = Ledger(database, now=now)
+        self.ledger = Ledger(database, now=now)
         self._tiers = tiers
 
     def wish(
-        self, model: str, input_tokens: int, max_tokens: int, minimum_max_tokens: int | None
+        self,
+        model: str,
+        input_tokens: int,
+        max_tokens: int,
+        minimum_max_tokens: int | None,
+        *,
+        provider: str | None = None,
+        terms: Terms = STANDARD_TERMS,
     ) -> CallWish:
         """Return a call with its price; raise UnknownPrice, InvalidUsage, InvalidInput."""
         check_count("max_tokens", max_tokens)
@@ -83,12 +90,14 @@ class CallPrices:
                     value=minimum_max_tokens,
                     remedy="give the fewest tokens that the answer is of use with",
                 )
-        price = self._price(self._ledger.price_book(), model, input_tokens)
+        at_seconds = int(self.ledger.now().timestamp())
+        book = self.ledger.price_book()
+        price = call_price(book, model, input_tokens, at_seconds, provider=provider, terms=terms)
         return CallWish(model, input_tokens, max_tokens, minimum_max_tokens, price)
 
     def offers(self, wish: CallWish, available_nanos: int) -> tuple[Offer, ...]:
         """Return what fits instead: the same model with less output, then cheaper models."""
-        book = self._ledger.price_book()
+        book = self.ledger.price_book()
         prices = {wish.model: wish.price}
         family = family_of(wish.model)
         for tier in reversed(load_tiers(self._tiers)):
@@ -102,7 +111,7 @@ class CallPrices:
         return tuple(offers)
 
     def _price(self, book: PriceBook, model: str, input_tokens: int) -> CallPrice:
-        return call_price(book, model, input_tokens, int(self._ledger.now().timestamp()))
+        return call_price(book, model, input_tokens, int(self.ledger.now().timestamp()))
 
 
 def _dollars(nanos: int) -> Decimal:

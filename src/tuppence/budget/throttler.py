@@ -333,6 +333,7 @@ class AsyncBudgetThrottler:
             monthly_budget, warning_threshold, critical_threshold, **options
         )
         self.engine = self._throttler.engine
+        self.calls = self._throttler.calls
         self._threads = DatabaseThreads()
 
     async def should_throttle(
@@ -378,7 +379,7 @@ class AsyncBudgetThrottler:
         **options: Unpack[CallOptions],
     ) -> AsyncHold:
         """See BudgetThrottler.hold_call."""
-        calls, threads = self._throttler.calls, self._threads
+        calls, threads = self.calls, self._threads
         wish = await threads.call(calls.wish, model, input_tokens, max_tokens, minimum_max_tokens)
         try:
             hold = await self.hold(wish.upper_bound, **wish.amounts, **options)

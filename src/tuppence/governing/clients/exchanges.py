@@ -1,0 +1,188 @@
+"""One request of a client: opened before it is sent, ended when its answer is known.
+
+`failed` decides by what the client raised, `answered` by what came. Both are for every package
+that is made like those of Anthropic and OpenAI.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
+from types import ModuleType
+from typing import Any, Literal
+
+from tuppence.budget.holds import AsyncHold, Hold
+from tuppence.governing.governor import AsyncGovernor, GovernedCall, Governor
+from tuppence.governing.metering import (
+    AsyncMeteredStream,
+    MeteredStream,
+    read_body,
+    settle,
+    settle_async,
+)
+
+Fate = Literal["unsent", "unknown"]
+"""Of a call without an answer: nothing was billed, or nobody can tell."""
+
+_NEVER_SENT = frozenset({"ConnectTimeout", "PoolTimeout"})
+
+
+class Exchange:
+    """A governed request of a synchronous client."""
+
+    def __init__(self, governor: Governor, call: GovernedCall[Hold]) -> None:
+        self._governor = governor
+        self.call = call
+        self._body: bytes | None = None
+        self._is_streamed = False
+
+    def received(self, response: Any) -> None:
+        """Take an answer in before the client reads it; nothing is booked yet."""
+        if not is_stream(response):
+            self._body = response.read()
+            return
+        self._is_streamed = True
+        decoded = decoded_twin(response)
+        metered = MeteredStream(self._governor, self.call, decoded.iter_bytes())
+        response.stream = stream_class(response)(metered, decoded.close)
+
+    def answered(self) -> None:
+        """Book and settle, durably; a stream does that itself."""
+        if self._body is not None:
+            settle(self._governor, self.call, read_body(self.call.prepared, self._body))
+        elif not self._is_streamed:
+            self._governor.leave(self.call)
+
+    def failed(self, error: BaseException, package: ModuleType) -> None:
+        """End the call by what was raised, which goes on to the caller."""
+        if self._body is not None:
+            self.answered()
+        elif not self._is_streamed:
+            end = self._governor.release if fate_of(error, package) == "unsent" else None
+            (end or self._governor.leave)(self.call)
+
+
+class AsyncExchange:
+    """A governed request of an asynchronous client."""
+
+    def __init__(self, governor: AsyncGovernor, call: GovernedCall[AsyncHold]) -> None:
+        self._governor = governor
+        self.call = call
+        self._body: bytes | None = None
+        self._is_streamed = False
+
+    async def received(self, response: Any) -> None:
+        """See Exchange.received."""
+        if not is_stream(response):
+            self._body = await response.aread()
+            return
+        self._is_streamed = True
+        decoded = decoded_twin(response)
+        metered = AsyncMeteredStream(self._governor, self.call, decoded.aiter_bytes())
+        response.stream = async_stream_class(response)(metered, decoded.aclose)
+
+    async def answered(self) -> None:
+        """See Exchange.answered."""
+        if self._body is not None:
+            metered = read_body(self.call.prepared, self._body)
+            await settle_async(self._governor, self.call, metered)
+        elif not self._is_streamed:
+            await self._governor.leave(self.call)
+
+    async def failed(self, error: BaseException, package: ModuleType) -> None:
+        """See Exchange.failed."""
+        if self._body is not None:
+            await self.answered()
+        elif not self._is_streamed:
+            end = self._governor.release if fate_of(error, package) == "unsent" else None
+            await (end or self._governor.leave)(self.call)
+
+
+def fate_of(error: BaseException, package: ModuleType) -> Fate:
+    """Return what became of a call that has no answer.
+
+    An error of the provider is not billed, nor what was never sent. A time-out may have been, and
+    so may what the caller interrupted.
+    """
+    if not isinstance(error, Exception):
+        return "unknown"
+    if isinstance(error, package.APITimeoutError):
+        return "unsent" if type(error.__cause__).__name__ in _NEVER_SENT else "unknown"
+    return "unsent"
+
+
+def is_stream(response: Any) -> bool:
+    """Tell whether an answer comes as events."""
+    return str(response.headers.get("content-type", "")).startswith("text/event-stream")
+
+
+def decoded_twin(response: Any) -> Any:
+    """Return a response that has the bytes of another, which then no longer decompresses them."""
+    twin = type(response)(
+        response.status_code,
+        headers=response.headers,
+        stream=response.stream,
+        request=response.request,
+    )
+    if "content-encoding" in response.headers:
+        del response.headers["content-encoding"]
+    return twin
+
+
+def stream_class(response: Any) -> Any:
+    """Return the kind of stream that a response's HTTP library takes."""
+    return _sync_class(_library_of(response))
+
+
+def async_stream_class(response: Any) -> Any:
+    """Return the kind of asynchronous stream that a response's HTTP library takes."""
+    return _async_class(_library_of(response))
+
+
+def _library_of(response: Any) -> ModuleType:
+    return sys.modules[type(response).__module__.partition(".")[0]]
+
+
+@cache
+def _sync_class(library: ModuleType) -> Any:
+    class GovernedBytes(library.SyncByteStream):  # type: ignore[misc,name-defined]
+        """A metered stream as the library knows streams."""
+
+        def __init__(self, metered: MeteredStream, close: Callable[[], None]) -> None:
+            self._metered = metered
+            self._close = close
+
+        def __iter__(self) -> Iterator[bytes]:
+            return iter(self._metered)
+
+        def close(self) -> None:
+            """Close the connection, then settle what was seen."""
+            try:
+                self._close()
+            finally:
+                self._metered.finish()
+
+    return GovernedBytes
+
+
+@cache
+def _async_class(library: ModuleType) -> Any:
+    class GovernedBytes(library.AsyncByteStream):  # type: ignore[misc,name-defined]
+        """A metered stream as the library knows streams."""
+
+        def __init__(self, metered: AsyncMeteredStream, close: Callable[[], Any]) -> None:
+            self._metered = metered
+            self._close = close
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return self._metered.__aiter__()
+
+        async def aclose(self) -> None:
+            """Close the connection, then settle what was seen."""
+            try:
+                await self._close()
+            finally:
+                await self._metered.finish()
+
+    return GovernedBytes

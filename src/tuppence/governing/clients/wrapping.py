@@ -1,0 +1,191 @@
+"""`govern`: a user's client, as an instance of a subclass of its own class.
+
+The packages of Anthropic and OpenAI send everything through one method, `_request` of the one and
+`request` of the other, which makes the attempts, and hand each answer to `_process_response`.
+Those, `copy` and `close` are all that is overridden, so that whatever a client offers is governed
+or works as before.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from functools import cache
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar, Unpack
+
+from tuppence.errors import InvalidInput
+from tuppence.governing.clients.exchanges import AsyncExchange, Exchange
+from tuppence.governing.endpoints import Endpoint, endpoint_of
+from tuppence.governing.governor import AsyncGovernor, Governor
+from tuppence.governing.steps import GovernOptions
+
+C = TypeVar("C")
+
+_CLIENTS = ("Anthropic", "AsyncAnthropic", "OpenAI", "AsyncOpenAI")
+_SENDING = {"anthropic": "_request", "openai": "request"}
+"""The method of each package that makes the attempts of one request."""
+_current: ContextVar[Any] = ContextVar("tuppence_exchange", default=None)
+"""The exchange whose answer the package is about to process, in this thread or task."""
+
+
+class _Asked(NamedTuple):
+    """A request of a client that is governed."""
+
+    endpoint: Endpoint
+    body: Mapping[str, Any]
+
+
+def govern(client: C, **options: Unpack[GovernOptions]) -> C:
+    """Return the same client, with every call attributed, held for, booked and settled.
+
+    `client` is an `Anthropic`, `AsyncAnthropic`, `OpenAI` or `AsyncOpenAI`, which stays as it is;
+    the two share their connections. Options are those of `GovernOptions`. A call that does not fit
+    a budget raises BudgetExceeded before anything is sent.
+
+    Raises InvalidInput, InvalidMoney, DatabaseUnreachable, SchemaMismatch.
+    """
+    package = _package_of(client)
+    is_async = hasattr(client, "__aenter__")
+    governor = AsyncGovernor(**options) if is_async else Governor(**options)
+    base: type = type(client)
+    governed: C = client.copy()  # type: ignore[attr-defined]
+    return _made(governed, _governed_class(base, package, is_async=is_async), governor)
+
+
+def _made(client: C, kind: type, governor: Governor | AsyncGovernor) -> C:
+    client.__class__ = kind
+    vars(client)["_governor"] = governor
+    return client
+
+
+def _package_of(client: object) -> ModuleType:
+    """Return the package of a client; raise InvalidInput for what cannot be governed."""
+    modules = [kind.__module__ for kind in type(client).__mro__]
+    names = [kind.__name__ for kind in type(client).__mro__]
+    package = next((name.partition(".")[0] for name in modules if _is_of_package(name)), "")
+    other_cloud = any(_is_of_package(name) and ".lib." in name for name in modules)
+    if package and not other_cloud and any(name in _CLIENTS for name in names):
+        return sys.modules[package]
+    raise InvalidInput(
+        "is billed by another cloud, which is not governed"
+        if other_cloud
+        else "is no client that can be governed",
+        field="client",
+        value=type(client).__name__,
+        remedy=f"give one of {', '.join(_CLIENTS)}; book other answers with log_response",
+    )
+
+
+def _is_of_package(module: str) -> bool:
+    return module.partition(".")[0] in _SENDING
+
+
+@cache
+def _governed_class(base: type, package: ModuleType, *, is_async: bool) -> type:
+    """Return a subclass of a client's class whose calls are governed."""
+    own = _async_methods(base, package) if is_async else _methods(base, package)
+    about = {"__module__": base.__module__, "__qualname__": base.__qualname__}
+    return type(base.__name__, (base,), {**about, "__doc__": base.__doc__, **own})
+
+
+def _asked(options: Any) -> _Asked | None:
+    """Return what a client is about to send, None where it is not governed."""
+    endpoint = endpoint_of(options.method, str(options.url))
+    body = options.json_data
+    if endpoint is None or not isinstance(body, Mapping):
+        return None
+    return _Asked(endpoint, {**body, **options.extra_json} if options.extra_json else body)
+
+
+def _to_send(options: Any, asked: _Asked, request: dict[str, Any]) -> Any:
+    """Return the options with a request that was changed; the very same ones where it was not."""
+    if request == asked.body:
+        return options
+    return options.model_copy(update={"json_data": request, "extra_json": None})
+
+
+def _copy_of(client: Any, base: type, options: Mapping[str, Any]) -> Any:
+    """Return a governed copy; it is made by the base class, which asks for its own exact type."""
+    plain: Any = object.__new__(base)
+    vars(plain).update(vars(client))
+    return _made(plain.copy(**options), type(client), client._governor)  # noqa: SLF001 - ours
+
+
+def _methods(base: Any, package: ModuleType) -> dict[str, Any]:
+    sending = _SENDING[package.__name__]
+    send = getattr(base, sending)
+
+    def request(self: Any, cast_to: Any, options: Any, **more: Any) -> Any:
+        asked = _asked(options)
+        if asked is None:
+            return send(self, cast_to, options, **more)
+        governor: Governor = self._governor
+        call = governor.open(asked.endpoint, asked.body)
+        exchange = Exchange(governor, call)
+        token = _current.set(exchange)
+        try:
+            answer = send(self, cast_to, _to_send(options, asked, call.request), **more)
+        except BaseException as error:
+            exchange.failed(error, package)
+            raise
+        finally:
+            _current.reset(token)
+        exchange.answered()
+        return answer
+
+    def process_response(self: Any, *, response: Any, **more: Any) -> Any:
+        exchange: Exchange | None = _current.get()
+        if exchange is not None and response.is_success:
+            exchange.received(response)
+        return base._process_response(self, response=response, **more)  # noqa: SLF001
+
+    def copy(self: Any, **options: Any) -> Any:
+        return _copy_of(self, base, options)
+
+    def close(self: Any) -> None:
+        base.close(self)
+        self._governor.close()
+
+    own = {sending: request, "_process_response": process_response, "close": close}
+    return {**own, "copy": copy, "with_options": copy}
+
+
+def _async_methods(base: Any, package: ModuleType) -> dict[str, Any]:
+    sending = _SENDING[package.__name__]
+    send = getattr(base, sending)
+
+    async def request(self: Any, cast_to: Any, options: Any, **more: Any) -> Any:
+        asked = _asked(options)
+        if asked is None:
+            return await send(self, cast_to, options, **more)
+        governor: AsyncGovernor = self._governor
+        call = await governor.open(asked.endpoint, asked.body)
+        exchange = AsyncExchange(governor, call)
+        token = _current.set(exchange)
+        try:
+            answer = await send(self, cast_to, _to_send(options, asked, call.request), **more)
+        except BaseException as error:
+            await exchange.failed(error, package)
+            raise
+        finally:
+            _current.reset(token)
+        await exchange.answered()
+        return answer
+
+    async def process_response(self: Any, *, response: Any, **more: Any) -> Any:
+        exchange: AsyncExchange | None = _current.get()
+        if exchange is not None and response.is_success:
+            await exchange.received(response)
+        return await base._process_response(self, response=response, **more)  # noqa: SLF001
+
+    def copy(self: Any, **options: Any) -> Any:
+        return _copy_of(self, base, options)
+
+    async def close(self: Any) -> None:
+        await base.close(self)
+        await self._governor.close()
+
+    own = {sending: request, "_process_response": process_response, "close": close}
+    return {**own, "copy": copy, "with_options": copy}

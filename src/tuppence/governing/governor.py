@@ -1,0 +1,287 @@
+"""Governor: holds money for calls, books what they cost and settles; and its async twin.
+
+A client or a gateway opens a call, sends `call.request`, and ends it in one of three ways: `settle`
+with what was used, `release` where nothing was billed, `leave` where nobody knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Generic, TypeVar, Unpack, cast
+
+from tuppence.budget.holds import AsyncHold, Hold
+from tuppence.budget.throttler import AsyncBudgetThrottler, BudgetThrottler, ThrottlerOptions
+from tuppence.core.usage import MeteredResponse
+from tuppence.cost_tracking.booking import Booked, Call
+from tuppence.cost_tracking.ledger import utc_now
+from tuppence.errors import (
+    BudgetExceeded,
+    DatabaseUnreachable,
+    HoldExpired,
+    InvalidInput,
+    LedgerError,
+)
+from tuppence.governing.endpoints import Endpoint
+from tuppence.governing.scope import Payment, current_scope
+from tuppence.governing.steps import GovernOptions, Prepared, Steps
+from tuppence.settings import load_settings
+from tuppence.storage.threads import DatabaseThreads
+
+T = TypeVar("T")
+H = TypeVar("H", Hold, AsyncHold)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class GovernedCall(Generic[H]):
+    """A call that money is held for."""
+
+    prepared: Prepared
+    hold: H
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What is to be sent."""
+        return self.prepared.request
+
+
+class Governor:
+    """Governs calls of threads; the options are those of `GovernOptions`.
+
+    Raises InvalidInput, InvalidMoney, DatabaseUnreachable, SchemaMismatch.
+    """
+
+    def __init__(self, **options: Unpack[GovernOptions]) -> None:
+        _check_names(options)
+        self._throttler = BudgetThrottler(
+            options.get("monthly_budget"), **_throttler_options(options)
+        )
+        self._ledger = self._throttler.calls.ledger
+        self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
+        self._journals = _journals(options)
+
+    def open(
+        self, endpoint: Endpoint, request: Mapping[str, Any], payment: Payment | None = None
+    ) -> GovernedCall[Hold]:
+        """Return a call for which money is held in every budget that covers it, durably.
+
+        `payment` is who pays beside what the options say; what the scopes around the caller say by
+        default. Raises BudgetExceeded, UnknownPrice, InvalidRequest, DatabaseUnreachable.
+        """
+        payer = self._steps.payment(current_scope() if payment is None else payment)
+        prepared = self._steps.prepare(endpoint, request, payer)
+        try:
+            hold = self._hold(prepared)
+        except BudgetExceeded as error:
+            cheaper = self._steps.cheaper(prepared, error)
+            if cheaper is None:
+                raise
+            prepared, hold = cheaper, self._hold(cheaper)
+        prepared = prepared.fitted(prepared.wish.max_tokens_for(hold.bound_nanos))
+        self._steps.sent(prepared)
+        return GovernedCall(prepared, hold)
+
+    def settle(self, call: GovernedCall[Hold], metered: MeteredResponse) -> None:
+        """Book what a call used, once, and settle its hold: both durable on return.
+
+        What has no price leaves the hold unresolved. Raises DatabaseUnreachable; in the mode
+        "journal" the hold is left instead.
+        """
+        try:
+            booked = self.book([self._steps.bill(call.prepared, metered, call.hold.id)])
+        except DatabaseUnreachable:
+            self.leave(call)
+            if not self._journals:
+                raise
+            return
+        if not booked.calls:  # this answer is paid for by whoever booked it first
+            self._end_hold(call.hold, None)
+        elif booked.measures.unpriced_count:
+            self.leave(call)
+        else:
+            self._end_hold(call.hold, _dollars(booked.measures.cost_nanos))
+
+    def book(self, calls: Sequence[Call]) -> Booked:
+        """Book calls in one transaction, each once; what was booked with less is amended."""
+        return self._ledger.book(calls, on_change="amend")
+
+    def release(self, call: GovernedCall[Hold]) -> None:
+        """Give back what is held: nothing was billed.
+
+        Without the database the hold stays; this raises nothing, so as not to hide why.
+        """
+        self._steps.unanswered(call.prepared)
+        try:
+            self._end_hold(call.hold, None)
+        except LedgerError:
+            _logger.warning("hold %s could not be released", call.hold.id, exc_info=True)
+
+    def leave(self, call: GovernedCall[Hold]) -> None:
+        """Let the hold count at its bound until somebody resolves it: the cost is not known."""
+        _logger.warning(_UNRESOLVED, call.hold.id, call.prepared.model, call.hold.id)
+        call.hold.__exit__(None, None, None)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._throttler.close()
+
+    def _hold(self, prepared: Prepared) -> Hold:
+        return self._throttler.hold(
+            prepared.wish.upper_bound,
+            **prepared.wish.amounts,
+            priority=prepared.payment.priority,
+            wait_seconds=self._steps.wait_seconds,
+            **prepared.payment.payer,
+        )
+
+    def _end_hold(self, hold: Hold, cost: Decimal | None) -> None:
+        """Settle a hold at a cost, or release it; after its lease, resolve it."""
+        try:
+            if cost is None:
+                hold.release()
+            else:
+                hold.settle(cost)
+        except HoldExpired:
+            hold.__exit__(None, None, None)
+            self._throttler.resolve(hold.id, cost or Decimal(0))
+
+
+class AsyncGovernor:
+    """The same for asyncio: every method as in Governor, to be awaited.
+
+    Once an end of a call has begun it is carried out, even where the caller is cancelled.
+    """
+
+    def __init__(self, **options: Unpack[GovernOptions]) -> None:
+        _check_names(options)
+        self._throttler = AsyncBudgetThrottler(
+            options.get("monthly_budget"), **_throttler_options(options)
+        )
+        self._ledger = self._throttler.calls.ledger
+        self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
+        self._journals = _journals(options)
+        self._threads = DatabaseThreads()
+        self._ends: set[asyncio.Task[None]] = set()
+
+    async def open(
+        self, endpoint: Endpoint, request: Mapping[str, Any], payment: Payment | None = None
+    ) -> GovernedCall[AsyncHold]:
+        """See Governor.open."""
+        payer = self._steps.payment(current_scope() if payment is None else payment)
+        prepared = await self._threads.call(self._steps.prepare, endpoint, request, payer)
+        try:
+            hold = await self._hold(prepared)
+        except BudgetExceeded as error:
+            cheaper = await self._threads.call(self._steps.cheaper, prepared, error)
+            if cheaper is None:
+                raise
+            prepared, hold = cheaper, await self._hold(cheaper)
+        prepared = prepared.fitted(prepared.wish.max_tokens_for(hold.bound_nanos))
+        self._steps.sent(prepared)
+        return GovernedCall(prepared, hold)
+
+    async def settle(self, call: GovernedCall[AsyncHold], metered: MeteredResponse) -> None:
+        """See Governor.settle."""
+        await self._carry_out(self._settle(call, metered))
+
+    async def book(self, calls: Sequence[Call]) -> Booked:
+        """See Governor.book."""
+        return await self._threads.call(self._ledger.book, calls, on_change="amend")
+
+    async def release(self, call: GovernedCall[AsyncHold]) -> None:
+        """See Governor.release."""
+        self._steps.unanswered(call.prepared)
+        try:
+            await self._carry_out(self._end_hold(call.hold, None))
+        except LedgerError:
+            _logger.warning("hold %s could not be released", call.hold.id, exc_info=True)
+
+    async def leave(self, call: GovernedCall[AsyncHold]) -> None:
+        """See Governor.leave."""
+        _logger.warning(_UNRESOLVED, call.hold.id, call.prepared.model, call.hold.id)
+        await self._carry_out(call.hold.__aexit__(None, None, None))
+
+    async def close(self) -> None:
+        """Wait for what is being settled, close the database and end the threads."""
+        if self._ends:
+            await asyncio.wait(self._ends)
+        await self._throttler.close()
+        self._threads.shutdown()
+
+    async def _settle(self, call: GovernedCall[AsyncHold], metered: MeteredResponse) -> None:
+        try:
+            booked = await self.book([self._steps.bill(call.prepared, metered, call.hold.id)])
+        except DatabaseUnreachable:
+            await self.leave(call)
+            if not self._journals:
+                raise
+            return
+        if not booked.calls:
+            await self._end_hold(call.hold, None)
+        elif booked.measures.unpriced_count:
+            await self.leave(call)
+        else:
+            await self._end_hold(call.hold, _dollars(booked.measures.cost_nanos))
+
+    async def _hold(self, prepared: Prepared) -> AsyncHold:
+        return await self._throttler.hold(
+            prepared.wish.upper_bound,
+            **prepared.wish.amounts,
+            priority=prepared.payment.priority,
+            wait_seconds=self._steps.wait_seconds,
+            **prepared.payment.payer,
+        )
+
+    async def _end_hold(self, hold: AsyncHold, cost: Decimal | None) -> None:
+        try:
+            if cost is None:
+                await hold.release()
+            else:
+                await hold.settle(cost)
+        except HoldExpired:
+            await hold.__aexit__(None, None, None)
+            await self._throttler.resolve(hold.id, cost or Decimal(0))
+
+    async def _carry_out(self, end: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(end)
+        self._ends.add(task)
+        task.add_done_callback(self._ends.discard)
+        await asyncio.shield(task)
+
+
+_UNRESOLVED = (
+    "hold %s for %s counts at its bound: what the call cost is not known; "
+    "book it with: tuppence budget unresolved --settle %s DOLLARS"
+)
+
+
+def _dollars(nanos: int) -> Decimal:
+    return Decimal(nanos).scaleb(-9)
+
+
+def _throttler_options(options: GovernOptions) -> ThrottlerOptions:
+    known = ThrottlerOptions.__annotations__
+    chosen = {name: value for name, value in options.items() if name in known}
+    return cast("ThrottlerOptions", chosen)
+
+
+def _journals(options: GovernOptions) -> bool:
+    chosen = options.get("when_unreachable") or load_settings().when_unreachable
+    return chosen == "journal"
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    known = GovernOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise InvalidInput(
+                "is no option of governed calls",
+                field=name,
+                value=options[name],
+                remedy=f"check the spelling; there are {', '.join(known)}",
+            )

@@ -1,0 +1,305 @@
+"""What is decided about a call before anything is held, and what is booked after it.
+
+Nothing here waits for a provider or holds money, so threads and coroutines share all of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from tuppence.budget.calls import CallPrices, CallWish
+from tuppence.budget.throttler import ThrottlerOptions, rank_of
+from tuppence.caching.history import CacheHistory
+from tuppence.caching.planner import CachePlan, plan
+from tuppence.core.money import Money
+from tuppence.core.price_book import PriceBook
+from tuppence.core.usage import STANDARD_TERMS, MeteredResponse, Terms
+from tuppence.cost_tracking.booking import Call
+from tuppence.cost_tracking.records import AttributionRecord, call_of_response
+from tuppence.errors import BudgetExceeded, InvalidInput, InvalidRequest
+from tuppence.governing.bounds import MOST_OUTPUT_TOKENS, InputSize, input_size
+from tuppence.governing.endpoints import CHAT, MESSAGES, Endpoint
+from tuppence.governing.scope import NOBODY, Payment, payment_of
+from tuppence.model_router.classifier import WEIGHTS_PATH
+from tuppence.model_router.routing import DEFAULT_OUTPUT_TOKENS, DEFAULT_TURNS, Routing
+from tuppence.model_router.steps import DEFAULT_QUALITY
+
+AUTO = "auto"
+
+CacheMode = Literal["off", "auto"]
+OnRefusal = Literal["raise", "downgrade"]
+
+_DEARER_TIERS = frozenset({"priority", "fast"})
+
+
+class GovernOptions(ThrottlerOptions, total=False):
+    """How calls are governed; all of it by keyword, beside the options of a throttler."""
+
+    monthly_budget: Money | None
+    """Of the throttler's own, as `BudgetThrottler` takes it; DEFAULT_MONTHLY_BUDGET, or none."""
+    team: str
+    """Who pays, where no `scope` says otherwise; so the next six."""
+    project: str
+    user: str
+    session: str
+    agent: str
+    task_type: str
+    tags: Sequence[str]
+    priority: str
+    """"low", "normal", "high" or "critical"; "normal"."""
+    wait_seconds: float
+    """How long a call waits for money that calls in flight hold; 0."""
+    minimum_max_tokens: int | None
+    """Where less money is left, lower the request's limit of output, down to this; None: never."""
+    on_refusal: OnRefusal
+    """"raise" BudgetExceeded, or "downgrade" to a cheaper Claude model that fits; "raise"."""
+    cache: CacheMode
+    """"auto" plans the cache markers of Claude requests; "off"."""
+    quality: float
+    """Of model="auto": share of the strongest model's quality that is kept; 0.98."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A call as it will be sent, with what it can cost."""
+
+    endpoint: Endpoint
+    request: dict[str, Any]
+    size: InputSize
+    wish: CallWish
+    payment: Payment
+    started_at: datetime
+    is_routed: bool = False
+    adds_usage: bool = False
+    """Whether the stream is asked for usage that the caller did not ask for."""
+    plan: CachePlan | None = None
+
+    @property
+    def model(self) -> str:
+        """The model that is asked."""
+        return self.wish.model
+
+    @property
+    def input_tokens(self) -> int:
+        """About how many tokens are sent."""
+        return self.size.about
+
+    def fitted(self, max_tokens: int) -> Prepared:
+        """Return the call with less output, where the hold is for less."""
+        if max_tokens >= self.wish.max_tokens or not self.endpoint.has_output:
+            return self
+        field = _limit_field(self.endpoint, self.request)
+        return replace(self, request={**self.request, field: max_tokens})
+
+
+class Steps:
+    """The decisions about calls: who pays, which model, which markers, what it can cost."""
+
+    def __init__(
+        self, options: GovernOptions, calls: CallPrices, now: Callable[[], datetime]
+    ) -> None:
+        self._options = options
+        self._calls = calls
+        self._now = now
+        self._outer = payment_of(
+            options.get("team", ""),
+            options.get("project", ""),
+            options.get("user", ""),
+            options.get("session", ""),
+            options.get("agent", ""),
+            options.get("task_type", ""),
+            options.get("tags", ()),
+            options.get("priority", "normal"),
+        )
+        rank_of(self._outer.priority)
+        _check_choice("cache", options.get("cache", "off"), ("off", "auto"))
+        _check_choice("on_refusal", options.get("on_refusal", "raise"), ("raise", "downgrade"))
+        self._lock = threading.Lock()
+        self._routing: Routing | None = None
+        self._history: CacheHistory | None = None
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long a call waits for money."""
+        return self._options.get("wait_seconds", 0.0)
+
+    def payment(self, inner: Payment = NOBODY) -> Payment:
+        """Return who pays, by the options and by what the scopes around the call say."""
+        return self._outer.within(inner)
+
+    def prepare(self, endpoint: Endpoint, asked: Mapping[str, Any], payment: Payment) -> Prepared:
+        """Return a request as it will be sent; the one that was asked stays as it is.
+
+        Raises InvalidRequest, NoCapableModel, UnknownPrice, InvalidInput.
+        """
+        now = self._now()
+        request = dict(asked)
+        book = self._calls.ledger.price_book()
+        is_routed = request.get("model") == AUTO and endpoint is MESSAGES
+        request["model"] = self._model_of(request, payment, book, is_routed=is_routed)
+        planned = self._planned(endpoint, request, now, book)
+        if planned is not None:
+            request = planned.request
+        adds_usage = endpoint is CHAT and _lacks_usage(request)
+        if adds_usage:
+            more = request.get("stream_options") or {}
+            request["stream_options"] = {**more, "include_usage": True}
+        size = input_size(request, endpoint.provider, _window(book, request["model"]))
+        return Prepared(
+            endpoint=endpoint,
+            request=request,
+            size=size,
+            wish=self._wish(endpoint, request, size),
+            payment=payment,
+            started_at=now,
+            is_routed=is_routed,
+            adds_usage=adds_usage,
+            plan=planned,
+        )
+
+    def cheaper(self, prepared: Prepared, error: BudgetExceeded) -> Prepared | None:
+        """Return a refused call on a cheaper model that fits, where that is wished."""
+        error.offers = self._calls.offers(prepared.wish, error.available_nanos)
+        if self._options.get("on_refusal") != "downgrade" or prepared.endpoint is not MESSAGES:
+            return None
+        for offer in error.offers:
+            if offer.model != prepared.model and offer.max_tokens >= prepared.wish.max_tokens:
+                request = {**prepared.request, "model": offer.model}
+                wish = self._wish(prepared.endpoint, request, prepared.size)
+                return replace(prepared, request=request, wish=wish)
+        return None
+
+    def sent(self, prepared: Prepared) -> None:
+        """Note that a call is being sent."""
+        if prepared.plan is not None and self._history is not None:
+            self._history.record(prepared.plan)
+
+    def unanswered(self, prepared: Prepared) -> None:
+        """Note that a call had no answer."""
+        if prepared.plan is not None and self._history is not None:
+            self._history.unanswered(prepared.plan)
+
+    def bill(self, prepared: Prepared, metered: MeteredResponse, hold_id: str) -> Call:
+        """Return what is booked for an answer, and learn from its counts."""
+        usage = metered.parts[0].usage
+        if prepared.plan is not None and self._history is not None:
+            self._history.settle(prepared.plan, usage)
+        if prepared.is_routed and self._routing is not None:
+            session = prepared.payment.attribution.session_id or None
+            self._routing.remember(session, prepared.model, metered)
+        record = AttributionRecord(**prepared.payment.record)
+        record["timestamp"] = prepared.started_at
+        record["hold_id"] = hold_id
+        return call_of_response(metered, prepared.endpoint.provider, record, self._now())
+
+    def _model_of(
+        self,
+        request: Mapping[str, Any],
+        payment: Payment,
+        book: PriceBook,
+        *,
+        is_routed: bool,
+    ) -> str:
+        """Return the model to ask, by the provider's own name."""
+        model = request.get("model")
+        if not isinstance(model, str) or not model:
+            raise InvalidRequest(
+                "is not the name of a model", field="model", value=model, remedy="name a model"
+            )
+        if not is_routed:
+            return book.real_model(model)
+        routing = self._router(book)
+        session = payment.attribution.session_id or None
+        routed = routing.route(request, conversation=routing.conversation(session))
+        return book.real_model(routed.choice.option.model.id)
+
+    def _planned(
+        self, endpoint: Endpoint, request: dict[str, Any], now: datetime, book: PriceBook
+    ) -> CachePlan | None:
+        if endpoint is not MESSAGES or self._options.get("cache", "off") == "off":
+            return None
+        with self._lock:
+            if self._history is None:
+                self._history = CacheHistory(book, now=self._now)
+        return plan(request, request["model"], self._history, at=now)
+
+    def _router(self, book: PriceBook) -> Routing:
+        """Return the router, made for the first call that needs one: it is slow to load."""
+        with self._lock:
+            if self._routing is None:
+                self._routing = Routing(
+                    book=book,
+                    tiers=self._options.get("tiers", "default"),
+                    quality=self._options.get("quality", DEFAULT_QUALITY),
+                    classifier=WEIGHTS_PATH,
+                    output_tokens=DEFAULT_OUTPUT_TOKENS,
+                    turns=DEFAULT_TURNS,
+                    now=self._now,
+                )
+            return self._routing
+
+    def _wish(self, endpoint: Endpoint, request: Mapping[str, Any], size: InputSize) -> CallWish:
+        minimum = self._options.get("minimum_max_tokens")
+        max_tokens = _max_tokens(endpoint, request)
+        if minimum is not None:
+            minimum = min(minimum, max_tokens) if endpoint.has_output else None
+        answers = request.get("n")
+        count = answers if type(answers) is int and answers > 1 else 1
+        return self._calls.wish(
+            request["model"],
+            size.most,
+            max_tokens * count,
+            minimum if count == 1 else None,
+            provider=endpoint.provider,
+            terms=_terms(request),
+        )
+
+
+def _max_tokens(endpoint: Endpoint, request: Mapping[str, Any]) -> int:
+    """Return the most output that a request allows."""
+    if not endpoint.has_output:
+        return 0
+    value = request.get(_limit_field(endpoint, request))
+    return value if type(value) is int and value >= 0 else MOST_OUTPUT_TOKENS
+
+
+def _limit_field(endpoint: Endpoint, request: Mapping[str, Any]) -> str:
+    fields = endpoint.max_tokens_fields
+    return next((name for name in fields if request.get(name) is not None), fields[0])
+
+
+def _terms(request: Mapping[str, Any]) -> Terms:
+    """Return the terms that a request asks for, where they can cost more than the standard."""
+    tier, speed = request.get("service_tier"), request.get("speed")
+    region = request.get("inference_geo")
+    if not (tier or speed or region):
+        return STANDARD_TERMS
+    return Terms(
+        speed="fast" if speed == "fast" else "",
+        service_tier="priority" if tier in _DEARER_TIERS else "",
+        inference_geo="us" if region == "us" else "",
+    )
+
+
+def _lacks_usage(request: Mapping[str, Any]) -> bool:
+    """Tell whether a stream of chat completions would end without telling its usage."""
+    if not request.get("stream"):
+        return False
+    options = request.get("stream_options")
+    return not (isinstance(options, Mapping) and options.get("include_usage"))
+
+
+def _window(book: PriceBook, model: str) -> int | None:
+    timeline = book.timeline(model)
+    return None if timeline is None else timeline.listed.context_window
+
+
+def _check_choice(field: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise InvalidInput(
+            "is no choice", field=field, value=value, remedy=f"choose one of {', '.join(known)}"
+        )
