@@ -55,8 +55,12 @@ def call_price(
     *,
     provider: str | None = None,
     terms: Terms = STANDARD_TERMS,
+    has_output: bool = True,
 ) -> CallPrice:
-    """Return what a call with this input can cost; raise UnknownPrice, InvalidUsage."""
+    """Return what a call with this input can cost; raise UnknownPrice, InvalidUsage.
+
+    Without output (embeddings) the model needs no price for it.
+    """
     check_count("input_tokens", input_tokens)
     price = book.price(model, at_seconds, provider=provider, terms=terms)
     if price is None:
@@ -70,7 +74,8 @@ def call_price(
         Usage(cache_write_other_tokens=input_tokens),
         Usage(cache_read_tokens=input_tokens),
     )
-    outputs = _known(card, Usage(output_tokens=1), Usage(output_tokens=1, reasoning_tokens=1))
+    answers = (Usage(output_tokens=1), Usage(output_tokens=1, reasoning_tokens=1))
+    outputs = _known(card, *answers) if has_output else _known(card, Usage())
     fee = _known(card, Usage())
     if not inputs or not outputs or not fee:
         raise _unknown(model)

@@ -92,7 +92,15 @@ class CallPrices:
                 )
         at_seconds = int(self.ledger.now().timestamp())
         book = self.ledger.price_book()
-        price = call_price(book, model, input_tokens, at_seconds, provider=provider, terms=terms)
+        price = call_price(
+            book,
+            model,
+            input_tokens,
+            at_seconds,
+            provider=provider,
+            terms=terms,
+            has_output=max_tokens > 0,
+        )
         return CallWish(model, input_tokens, max_tokens, minimum_max_tokens, price)
 
     def offers(self, wish: CallWish, available_nanos: int) -> tuple[Offer, ...]:

@@ -119,7 +119,7 @@ class FakeAnthropic:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI)."""
         if scope["type"] == "lifespan":
-            await _live(receive, send)
+            await live(receive, send)
             return
         started_at = self._clock()
         exchange = Exchange(scope, receive, send, f"req_fake_{next(self._numbers):08d}")
@@ -279,7 +279,8 @@ def _up_to(event: bytes, most_bytes: int | None, sent_bytes: int) -> bytes:
     return event if most_bytes is None else event[: max(0, most_bytes - sent_bytes)]
 
 
-async def _live(receive: Receive, send: Send) -> None:
+async def live(receive: Receive, send: Send) -> None:
+    """Say to the server that there is nothing to start or to end (ASGI's lifespan)."""
     for phase in ("startup", "shutdown"):
         await receive()
         await send({"type": f"lifespan.{phase}.complete"})

@@ -7,14 +7,16 @@ import functools
 import threading
 import time
 from asyncio import Transport
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tuppence.testing.exchange import ABORT_EXTENSION, Receive, Scope, Send
-from tuppence.testing.fake_anthropic import FakeAnthropic
+
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+"""A stand-in, or any other ASGI application."""
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 10.0
@@ -32,7 +34,7 @@ class _AbortableProtocol(H11Protocol):
 
 
 @contextlib.contextmanager
-def serve(app: FakeAnthropic, *, port: int = 0) -> Iterator[str]:
+def serve(app: Application, *, port: int = 0) -> Iterator[str]:
     """Serve a stand-in from a thread until the block ends; yields its base URL.
 
     Port 0 takes a free one. Raises SystemExit for a port that is taken, OSError where the server
@@ -53,7 +55,7 @@ def serve(app: FakeAnthropic, *, port: int = 0) -> Iterator[str]:
         listener.close()
 
 
-def _configuration(app: FakeAnthropic, port: int) -> uvicorn.Config:
+def _configuration(app: Application, port: int) -> uvicorn.Config:
     """Return how to serve: quietly, since cut connections are meant."""
     return uvicorn.Config(
         app,

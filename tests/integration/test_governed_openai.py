@@ -1,0 +1,228 @@
+"""Governed OpenAI clients over real HTTP, compared with the stand-in's own book."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+import tuppence
+from tests.integration.governed import HELLO, Books, billed, runners
+from tuppence.errors import BudgetExceeded
+from tuppence.testing.answers import Failure, Reset, text_answer, tool_answer
+from tuppence.testing.fake_openai import FakeOpenAI
+from tuppence.testing.serving import serve
+
+openai = pytest.importorskip("openai")
+
+CLIENTS: dict[str, Any] = {"sync": openai.OpenAI, "async": openai.AsyncOpenAI}
+MODEL = "gpt-6-sol"  # $2 / $10, cache read 0.20
+CHAT: dict[str, Any] = {"model": MODEL, "max_completion_tokens": 64, "messages": HELLO}
+RESPONSE: dict[str, Any] = {"model": MODEL, "max_output_tokens": 64, "input": "hello there"}
+
+
+@pytest.fixture(params=CLIENTS)
+def world(request: pytest.FixtureRequest, sqlite_url: str) -> Iterator[SimpleNamespace]:
+    """A stand-in, a ledger, and what makes governed clients of both colours."""
+    app, books = FakeOpenAI(cached_tokens=2), Books(sqlite_url)
+    with serve(app) as base_url, runners(request.param) as wrap:
+
+        def client(*, max_retries: int = 0, **options: Any) -> Any:
+            plain = CLIENTS[request.param](
+                api_key="sk-test", base_url=f"{base_url}/v1", max_retries=max_retries
+            )
+            known = {"database_url": sqlite_url, "redis_url": "", **options}
+            return wrap(tuppence.govern(plain, **known))
+
+        yield SimpleNamespace(app=app, books=books, client=client, kind=CLIENTS[request.param])
+
+
+def _cost(app: FakeOpenAI) -> int:
+    """Return what the stand-in's book costs, in nano-dollars."""
+    return sum(
+        2_000 * one.usage.input_tokens
+        + 200 * one.usage.cache_read_tokens
+        + 10_000 * one.usage.output_tokens
+        for one in app.book
+    )
+
+
+def test_chat_and_responses_are_booked_at_their_exact_cost(world: SimpleNamespace) -> None:
+    """Cached tokens are inside what OpenAI counts, and are billed as read."""
+    caller = world.client(team="support")
+    chat = caller.call(caller.client.chat.completions.create, **CHAT)
+    response = caller.call(caller.client.responses.create, **RESPONSE)
+    assert chat.choices[0].message.content == response.output_text
+    assert world.books.calls == billed(world.app)
+    assert world.books.summary("team") == {"support": (2, _cost(world.app))}
+    assert world.books.settled_nanos == _cost(world.app)
+    assert world.books.holds == ["settled", "settled"]
+
+
+def test_embeddings_are_booked(world: SimpleNamespace) -> None:
+    """Embeddings have no output and no id: each call is booked."""
+    caller = world.client()
+    asked = {"model": "text-embedding-3-small", "input": ["one", "two"]}
+    for _ in range(2):
+        assert len(caller.call(caller.client.embeddings.create, **asked).data) == 2
+    assert world.books.calls == billed(world.app)
+    ((_, nanos),) = world.books.summary("model").values()
+    assert nanos == 20 * sum(one.usage.input_tokens for one in world.app.book)
+    assert world.books.settled_nanos == nanos
+    assert world.books.holds == ["settled", "settled"]
+
+
+@pytest.mark.parametrize("kind", ["chat", "responses", "embeddings"])
+def test_call_that_does_not_fit_is_refused_before_anything_is_sent(
+    world: SimpleNamespace, kind: str
+) -> None:
+    """One budget without room is enough: BudgetExceeded, no request, nothing held or booked."""
+    caller = world.client(project="bot")
+    world.books.limit("project", "bot", "0.000000001")
+    client = caller.client
+    method, asked = {
+        "chat": (client.chat.completions.create, CHAT),
+        "responses": (client.responses.create, RESPONSE),
+        "embeddings": (
+            client.embeddings.create,
+            {"model": "text-embedding-3-small", "input": "one"},
+        ),
+    }[kind]
+    with pytest.raises(BudgetExceeded):
+        caller.call(method, **asked)
+    assert list(world.app.requests) == []
+    assert (world.books.holds, world.books.calls) == ([], [])
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["no usage asked", "usage asked"])
+def test_chat_stream_shows_usage_only_to_who_asked_for_it(
+    world: SimpleNamespace, *, asks: bool
+) -> None:
+    """The chunk with the usage is asked for on the caller's behalf, and not handed on then."""
+    caller = world.client()
+    asked = {
+        **CHAT,
+        "stream": True,
+        **({"stream_options": {"include_usage": True}} if asks else {}),
+    }
+    before = deepcopy(asked)
+    chunks = caller.events(caller.call(caller.client.chat.completions.create, **asked))
+    assert asked == before
+    assert [bool(chunk.choices) for chunk in chunks].count(False) == int(asks)
+    text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
+    assert text == "ok " * 16
+    assert (world.books.calls, world.books.holds) == (billed(world.app), ["settled"])
+
+
+@pytest.mark.parametrize("kind", ["chat", "responses"])
+def test_stream_is_settled_before_its_last_event(world: SimpleNamespace, kind: str) -> None:
+    """Whoever has the last event of a stream finds the call booked and the hold settled."""
+    caller = world.client()
+    client = caller.client
+    method, asked = {
+        "chat": (client.chat.completions.create, CHAT),
+        "responses": (client.responses.create, RESPONSE),
+    }[kind]
+    found: list[Any] = []
+
+    def note(event: Any) -> bool:
+        found.append((getattr(event, "type", ""), world.books.holds))
+        return False
+
+    caller.events(caller.call(method, stream=True, **asked), note)
+    assert found[0][1] == ["held"]
+    if kind == "responses":
+        assert found[-1] == ("response.completed", ["settled"])
+    assert (world.books.calls, world.books.holds) == (billed(world.app), ["settled"])
+
+
+@pytest.mark.parametrize("kind", ["chat", "responses"])
+@pytest.mark.parametrize("events", [1, 3, 5])
+def test_cut_stream_is_settled_from_what_was_seen(
+    world: SimpleNamespace, kind: str, events: int
+) -> None:
+    """OpenAI tells no counts before the end: they are estimated, flagged, and booked once."""
+    caller = world.client()
+    world.app.script(text_answer("x" * 96, cut_after_events=events))
+    client = caller.client
+    method, asked = {
+        "chat": (client.chat.completions.create, CHAT),
+        "responses": (client.responses.create, RESPONSE),
+    }[kind]
+    with pytest.raises(openai.APIConnectionError):
+        caller.events(caller.call(method, stream=True, **asked))
+    ((input_tokens, output_tokens, flagged),) = world.books.calls
+    assert input_tokens > 0
+    assert (
+        output_tokens
+        == {"chat": {1: 0, 3: 12, 5: 24}, "responses": {1: 0, 3: 0, 5: 12}}[kind][events]
+    )
+    assert flagged == 1
+    assert world.books.holds == ["settled"]
+
+
+@pytest.mark.parametrize(
+    "step", [Failure(status=400), Failure(status=500), Reset()], ids=["400", "500", "reset"]
+)
+def test_error_of_the_provider_releases_the_hold_and_passes_unchanged(
+    world: SimpleNamespace, step: Any
+) -> None:
+    """The caller sees the package's own error; nothing is held any more, nothing is booked."""
+    caller = world.client()
+    world.app.script(step)
+    with pytest.raises(openai.APIError):
+        caller.call(caller.client.responses.create, **RESPONSE)
+    assert (world.books.holds, world.books.calls) == (["released"], [])
+
+
+def test_attempts_of_the_package_are_one_call(world: SimpleNamespace) -> None:
+    """Retries inside the client are held for once and booked once."""
+    caller = world.client(max_retries=2)
+    world.app.script(Failure(status=500, headers={"retry-after-ms": "1"}), Reset())
+    caller.call(caller.client.chat.completions.create, **CHAT)
+    assert len(world.app.requests) == 3
+    assert (world.books.calls, world.books.holds) == (billed(world.app), ["settled"])
+
+
+class Reply(BaseModel):
+    """A structured answer."""
+
+    word: str
+
+
+def test_structured_output_and_tools_are_governed(world: SimpleNamespace) -> None:
+    """`parse` of both interfaces gives the parsed answer, a tool call comes as ever."""
+    caller = world.client()
+    client = caller.client
+    yes = text_answer('{"word":"yes"}')
+    world.app.script(yes, yes, tool_answer("look", {"at": 1}))
+    chat = caller.call(client.chat.completions.parse, response_format=Reply, **CHAT)
+    assert chat.choices[0].message.parsed == Reply(word="yes")
+    response = caller.call(client.responses.parse, text_format=Reply, **RESPONSE)
+    assert response.output_parsed == Reply(word="yes")
+    called = caller.call(client.chat.completions.create, **CHAT)
+    assert called.choices[0].message.tool_calls[0].function.name == "look"
+    assert world.books.calls == billed(world.app)
+
+
+def test_client_is_the_same_to_its_user(world: SimpleNamespace) -> None:
+    """It is of its class, has its attributes, and what is derived from it is governed too."""
+    caller = world.client()
+    client = caller.client
+    assert isinstance(client, world.kind)
+    assert set(dir(world.kind)) <= set(dir(client))
+    derived = client.with_options(max_retries=5)
+    assert (type(derived), derived.max_retries) == (type(client), 5)
+    caller.call(derived.chat.completions.create, **CHAT)
+    raw = caller.call(client.chat.completions.with_raw_response.create, **CHAT)
+    assert raw.parse().choices
+    caller.call(client.chat.completions.create, **CHAT, extra_body={"user": "x"})
+    assert b'"user":"x"' in world.app.requests[-1].body.replace(b" ", b"")
+    if world.kind is openai.OpenAI:
+        assert next(iter(client.models.list())).id == MODEL
+    assert world.books.calls == billed(world.app)
+    assert world.books.holds == ["settled"] * 3
