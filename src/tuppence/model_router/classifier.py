@@ -7,7 +7,7 @@ what it is worth: docs/reference/router-model-card.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,18 +18,15 @@ import numpy.typing as npt
 
 from tuppence.errors import InvalidInput
 from tuppence.model_router.features import MEASURES, features_of
-from tuppence.model_router.network import Layout, Network
+from tuppence.model_router.trees import Forest
 
 WEIGHTS_PATH = Path(__file__).parent / "weights.npz"
-FORMAT = 1
+FORMAT = 2
 USUAL_LENGTH, SPREAD_OF_LENGTHS = 6.0, 1.2
 """Of the logarithm of a prompt's characters."""
-LENGTH_SHARE, DOUBTED_LENGTH_SHARE = 0.03, 0.5
+LENGTH_SHARE, DOUBTED_LENGTH_SHARE = 0.04, 1.0
 """What a prompt's length adds to the gain: always, and by how far the doubt about its family is
 above what is usual. On sources that were left out of training length is the surest measure."""
-SURE_OF_FAMILY = 0.9
-CLIP = 5.0
-"""Inputs are cut off at so many standard deviations."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,6 +54,31 @@ class Prediction(NamedTuple):
         return self.distance <= 1
 
 
+class Layout(NamedTuple):
+    """Where the outputs of the trees stand."""
+
+    right: slice
+    """p(right) of the three tiers, in log-odds as all that follow but the gains."""
+    needs: slice
+    """Which tier is the first able one, by outcomes."""
+    labels: slice
+    """The same, as people label it."""
+    is_labelled: int
+    """Whether a text is like those that people labelled."""
+    gate: slice
+    """Which family the text is of; the last stands for none."""
+    gains: slice
+    """By family: by how much the strong tier is better than the weak one."""
+
+    @classmethod
+    def of(cls, families: int) -> Layout:
+        """Return the layout for a number of families."""
+        gate = 10 + families + 1
+        return cls(
+            slice(0, 3), slice(3, 6), slice(6, 9), 9, slice(10, gate), slice(gate, gate + families)
+        )
+
+
 class Classifier:
     """Predicts which tier gets a prompt right; made from the arrays that training writes."""
 
@@ -66,27 +88,20 @@ class Classifier:
         self._means = arrays["means"]
         self._center, self._slope = arrays["center"], 1 / arrays["scale"]
         self._far = float(arrays["far"]) * len(MEASURES)
-        network = Network(*(arrays[name] for name in Network.__dataclass_fields__))
-        self._inward = np.concatenate((network.hidden, network.direct), axis=1)
-        self._inward_bias = np.concatenate((network.hidden_bias, network.bias))
-        self._outward = network.outward
+        self._forest = Forest(*(arrays[name] for name in Forest._fields))
         self._usual_doubt: list[float] = arrays["usual_doubt"].tolist()
-        self._layout = Layout.of((network.bias.shape[0] - 7) // 8)
+        self._layout = Layout.of(len(self._usual_doubt) - 1)
 
     def predict(self, text: str) -> Prediction:
         """Return what is expected of the tiers on a text of any length and content."""
         features = features_of(text)
+        off = (features.measures - self._center) * self._slope
+        distance = float(np.add.reduce(np.abs(off))) / self._far
         inputs = np.concatenate((features.measures, self._linear_scores(features.buckets)))
-        inputs -= self._center
-        inputs *= self._slope
-        distance = float(np.add.reduce(np.abs(inputs[: len(MEASURES)]))) / self._far
-        np.minimum(inputs, CLIP, out=inputs)
-        np.maximum(inputs, -CLIP, out=inputs)
-        inward = inputs @ self._inward + self._inward_bias
-        split = len(self._outward)
-        raw = np.maximum(inward[:split], 0) @ self._outward + inward[split:]
         length = (math.log1p(len(text)) - USUAL_LENGTH) / SPREAD_OF_LENGTHS
-        return self._prediction(raw.tolist(), distance, min(max(length, -1.5), 1.5))
+        return self._prediction(
+            self._forest.outputs(inputs).tolist(), distance, min(max(length, -1.5), 1.5)
+        )
 
     def _linear_scores(self, buckets: npt.NDArray[np.uint32]) -> Floats:
         if not len(buckets):
@@ -105,32 +120,26 @@ class Classifier:
     def _prediction(self, raw: list[float], distance: float, length: float) -> Prediction:
         """Return what the raw outputs mean; plain floats are quicker here than short arrays."""
         layout = self._layout
-        gate = _softmax(raw[layout.gate])
-        weak, middle, strong = _mixed(
-            gate,
-            _by_three(map(_logistic, raw[layout.expert_right])),
-            map(_logistic, raw[layout.right]),
-        )
-        gains = raw[layout.gains]
-        gain = sum(share * own for share, own in zip(gate, gains, strict=False))
+        gate = gate_of(raw[layout.gate])
+        weak, middle, strong = map(_logistic, raw[layout.right])
+        gain = sum(share * own for share, own in zip(gate, raw[layout.gains], strict=False))
         # Where a text is of a known family, its own gain is surer than the difference of levels.
         # Where the gate doubts more than it is used to, the text is strange, and length counts.
         doubt = doubt_of(gate) - self._usual_doubt[gate.index(max(gate))]
         gain += (LENGTH_SHARE + DOUBTED_LENGTH_SHARE * max(doubt, 0.0)) * length
         strong = min(max((1 - gate[-1]) * weak + gain + gate[-1] * strong, 0.0), 1.0)
         middle = min(max(middle, min(weak, strong)), max(weak, strong))
-        return Prediction(weak, middle, strong, self._needs(raw, gate), distance)
+        labelled = _logistic(raw[layout.is_labelled])
+        pairs = zip(gate_of(raw[layout.labels]), gate_of(raw[layout.needs]), strict=True)
+        simple, moderate, hard = (labelled * one + (1 - labelled) * other for one, other in pairs)
+        return Prediction(weak, middle, strong, (simple, moderate, hard), distance)
 
-    def _needs(self, raw: list[float], gate: list[float]) -> tuple[float, float, float]:
-        """Return the experts' answer as far as the gate is sure of a family, else the general."""
-        layout = self._layout
-        general = _softmax(raw[layout.needs])
-        sure = (max(gate[:-1], default=0.0) - SURE_OF_FAMILY) / (1 - SURE_OF_FAMILY)
-        if sure > 0:
-            experts = [_softmax(one) for one in _by_three(iter(raw[layout.expert_needs]))]
-            own = _mixed(gate, experts, general)
-            general = [sure * one + (1 - sure) * two for one, two in zip(own, general, strict=True)]
-        return general[0], general[1], general[2]
+
+def gate_of(raw: Sequence[float]) -> list[float]:
+    """Return shares that add up to one from the log-odds of each."""
+    shares = [_logistic(one) for one in raw]
+    total = sum(shares)
+    return [share / total for share in shares]
 
 
 def doubt_of(gate: Sequence[float]) -> float:
@@ -138,30 +147,8 @@ def doubt_of(gate: Sequence[float]) -> float:
     return -sum(share * math.log(share + 1e-9) for share in gate)
 
 
-def _mixed(
-    gate: list[float], experts: Iterable[Sequence[float]], general: Iterable[float]
-) -> list[float]:
-    """Return the mean of the experts' answers and the general one, by the gate's shares."""
-    mixed = [gate[-1] * one for one in general]
-    for share, own in zip(gate, experts, strict=False):
-        for place in range(3):
-            mixed[place] += share * own[place]
-    return mixed
-
-
-def _by_three(values: Iterator[float]) -> Iterator[tuple[float, float, float]]:
-    return zip(values, values, values, strict=True)
-
-
 def _logistic(raw: float) -> float:
     return 1 / (1 + math.exp(-raw))
-
-
-def _softmax(raw: Sequence[float]) -> list[float]:
-    most = max(raw)
-    grown = [math.exp(one - most) for one in raw]
-    total = sum(grown)
-    return [one / total for one in grown]
 
 
 def _padded(table: Floats) -> Floats:

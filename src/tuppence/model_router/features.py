@@ -36,6 +36,20 @@ _NEGATIONS = ("NOT", "EXCEPT", "except", "LEAST", "least", "FALSE", "false")
 _NEGATIONS_ZH = ("不", "错误", "除", "錯誤")
 _CODE_MARKS = ("```", "def ", "import ", "class ", ";\n", "{\n", "}\n")
 
+POLITE_CHARACTERS = 100
+_GREETING = re.compile(
+    r"(?:\s+|(?:hi|hey|hello|good morning|please|pls|kindly|thanks in advance|i have a question|"
+    r"i need help|quick question|(?:could|can|would|will) you(?: please)?)\b[\s,.:;!]*|"
+    r"(?:你好|您好|請問|请问|麻煩你?|麻烦你?|拜託|拜托)[\s,，。:：!！]*)+",  # noqa: RUF001
+    re.IGNORECASE,
+)
+_THANKS = re.compile(
+    r"(?:\s+|\b(?:thanks?(?: you)?(?: very much| so much| a lot| in advance)?|thx|cheers|please|"
+    r"any help (?:is|would be) (?:much )?appreciated)[\s,.!]*|"
+    r"(?:謝謝|谢谢|感謝|感谢)[你您]?[\s。!！]*)+$",  # noqa: RUF001
+    re.IGNORECASE,
+)
+
 Floats = npt.NDArray[np.float32]
 Buckets = npt.NDArray[np.uint32]
 
@@ -78,12 +92,22 @@ MEASURES = (
 
 
 def features_of(text: str) -> Features:
-    """Return the features of a text of any length and content."""
+    """Return the features of a text of any length and content; politeness does not count."""
+    text = _without_politeness(text)
     shown, is_cut = _both_ends(text)
     read = read_text(shown)
     words = _word_hashes(read.codes)
     measures = _measures(text, shown, read.classes, words, is_cut=is_cut)
     return Features(_buckets(read.codes, words), measures)
+
+
+def _without_politeness(text: str) -> str:
+    """Return a text without white space, greetings and thanks at its ends, if anything is left."""
+    start = _GREETING.match(text[:POLITE_CHARACTERS])
+    end = _THANKS.search(text[-POLITE_CHARACTERS:])
+    first = start.end() if start else 0
+    last = len(text) - (len(end[0]) if end else 0)
+    return text[first:last] if first < last else text.strip()
 
 
 def _both_ends(text: str) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""Training of the classifier: the linear stage out of fold, then the networks on its scores.
+"""Training of the classifier: the linear stage out of fold, then trees on its scores.
 
 Needs scipy (`pip install 'tuppence[train]'`). The same data and seed give the same weights on the
 same machine.
@@ -13,21 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tuppence.model_router.classifier import CLIP, FORMAT, Classifier
-from tuppence.model_router.features import MEASURES, features_of
+from tuppence.model_router.classifier import FORMAT, Classifier, Layout, doubt_of, gate_of
+from tuppence.model_router.features import features_of
 from tuppence.model_router.linear_stage import Floats, Linear, fit_linear, presence
-from tuppence.model_router.network import (
-    Examples,
-    Layout,
-    Network,
-    fit_network,
-    joined,
-    softmax,
-)
 from tuppence.model_router.outcomes import Outcome, Targets, targets_of
+from tuppence.model_router.trees import Forest, Question, fit_forest
 
 FOLDS = 3
-NETWORKS = 3
+RIGHT, NEEDS, GAIN, KIND = (200, 0.1), (250, 0.06), (150, 0.05), (60, 0.25)
+"""Rounds and step of the trees for each kind of question."""
 FAMILY_SIZE = 500
 """From so many prompts with a weak and a strong outcome on, a source is a family of its own."""
 PENALTY, CLASS_PENALTY, KIND_PENALTY = 6.0, 1.0, 3.0
@@ -84,18 +78,21 @@ def train(
         scores[fold == number] = learned.scores(texts[fold == number])
     tell("linear stage, all rows")
     linear = fit_linear(texts, answers, shares, penalties)
+    tell("trees")
     inputs = np.concatenate((prepared.measures[rows], scores), axis=1)
-    center, scale = inputs.mean(axis=0), inputs.std(axis=0) + np.float32(1e-6)
-    scaled = (inputs - center) / scale
-    examples = _examples(np.clip(scaled, -CLIP, CLIP), targets, prepared.families)
-    networks = []
-    for number in range(NETWORKS):
-        tell(f"network {number + 1} of {NETWORKS}")
-        networks.append(fit_network(examples, seed + number))
-    far = np.percentile(np.abs(scaled[:, : len(MEASURES)]).mean(axis=1), FAR_PERCENTILE)
-    network = joined(networks)
-    doubt = _usual_doubt(network, examples)
-    return {**_arrays(linear, center, scale, float(far), network), "usual_doubt": doubt}
+    forest = fit_forest(inputs, _forest_questions(targets, prepared.families), seed)
+    measures = prepared.measures[rows]
+    center, scale = measures.mean(axis=0), measures.std(axis=0) + np.float32(1e-6)
+    far = np.percentile(np.abs((measures - center) / scale).mean(axis=1), FAR_PERCENTILE)
+    return {
+        **_linear_arrays(linear),
+        **forest._asdict(),
+        "format": np.array(FORMAT),
+        "center": center,
+        "scale": scale,
+        "far": np.array(far, dtype=np.float32),
+        "usual_doubt": _usual_doubt(forest, inputs, len(prepared.families)),
+    }
 
 
 def classifier_of(outcomes: Sequence[Outcome], *, seed: int = 0) -> Classifier:
@@ -153,73 +150,77 @@ def _questions(targets: Targets, families: Sequence[int]) -> tuple[Floats, Float
     )
 
 
-def _examples(inputs: Floats, targets: Targets, families: Sequence[int]) -> Examples:
-    source_share = _source_shares(targets)
-    gain = targets.quality[:, 2] - targets.quality[:, 0]
-    family = np.full(len(gain), len(families))
-    gain_share = np.zeros((len(gain), len(families)), dtype=np.float32)
-    expert_share = np.zeros_like(gain_share)
-    even = len(gain) / (len(families) + 1)
-    for number, source in enumerate(families):
-        family[targets.source == source] = number
-        rows = (targets.source == source) & ~np.isnan(gain)
-        if rows.any():
-            spread = max(float(np.var(gain[rows])), 0.02) ** 0.5
-            gain_share[rows, number] = (even / rows.sum()) ** 0.5 / spread
-            expert_share[family == number, number] = (even / rows.sum()) ** 0.5
-    return Examples(
-        inputs.astype(np.float32),
-        targets.quality,
-        source_share,
-        targets.needed,
-        _balanced(targets, source_share),
-        family,
-        len(families),
-        np.nan_to_num(gain).astype(np.float32),
-        gain_share,
-        expert_share,
-    )
+def _forest_questions(targets: Targets, families: Sequence[int]) -> list[Question]:
+    """Return what the trees are to tell, in the order of `Layout`."""
+    quality, count = targets.quality, len(targets.source)
+    every = np.ones(count, dtype=np.float32)
+    questions = [
+        Question(
+            np.nan_to_num(quality[:, tier]),
+            (~np.isnan(quality[:, tier])).astype(np.float32),
+            *RIGHT,
+            is_share=True,
+        )
+        for tier in range(3)
+    ]
+    for is_labelled in (False, True):
+        shares = _balanced(targets, is_labelled=is_labelled)
+        questions += [_is(targets.needed == tier, shares, NEEDS) for tier in range(3)]
+    questions.append(_is(targets.is_labelled, _flag_shares(targets.is_labelled), KIND))
+    of_family = [targets.source == one for one in families]
+    of_none = ~np.any([np.zeros(count, dtype=np.bool_), *of_family], axis=0)
+    questions += [_is(one, every, KIND) for one in (*of_family, of_none)]
+    gain = quality[:, 2] - quality[:, 0]
+    is_known = ~np.isnan(gain)
+    for one in of_family:
+        shares = (one & is_known).astype(np.float32)
+        questions.append(Question(np.nan_to_num(gain), shares, *GAIN, is_share=False))
+    return questions
 
 
-def _balanced(targets: Targets, shares: Floats) -> Floats:
-    """Return weights under which every tier counts the same, labelled or measured."""
-    balanced = np.zeros_like(shares)
+def _is(answers: npt.NDArray[np.bool_], shares: Floats, boosting: tuple[int, float]) -> Question:
+    return Question(answers.astype(np.float32), shares, *boosting, is_share=True)
+
+
+def _balanced(targets: Targets, *, is_labelled: bool) -> Floats:
+    """Return weights under which every tier counts the same, of labelled or of measured rows."""
+    known = (targets.needed >= 0) & (targets.is_labelled == is_labelled)
+    balanced = np.zeros(len(known), dtype=np.float32)
     for tier in range(3):
-        for labelled in (False, True):
-            rows = (targets.needed == tier) & (targets.is_labelled == labelled)
-            if rows.any():
-                balanced[rows] = shares[rows] / shares[rows].sum()
-    scaled: Floats = balanced * np.float32(0.7 * len(shares) / 6)
-    return scaled
+        rows = known & (targets.needed == tier)
+        balanced[rows] = 1 / max(int(rows.sum()), 1)
+    return balanced
 
 
-def _usual_doubt(network: Network, examples: Examples) -> Floats:
+def _flag_shares(flags: npt.NDArray[np.bool_]) -> Floats:
+    """Return weights for telling what is flagged: half way between every row and every kind."""
+    flagged = max(int(flags.sum()), 1)
+    ratio = max(len(flags) - flagged, 1) / flagged
+    shares: Floats = np.where(flags, ratio**0.5, 1).astype(np.float32)
+    return shares
+
+
+def _usual_doubt(forest: Forest, inputs: Floats, families: int) -> Floats:
     """Return, by the family that a text is taken for, below what doubt most texts of it are."""
-    gate = softmax(network.outputs(examples.inputs)[:, Layout.of(examples.families).gate])
-    doubt = -(gate * np.log(gate + np.float32(1e-9))).sum(axis=1)
-    family = gate.argmax(axis=1)
+    layout = Layout.of(families)
+    gates = [gate_of(forest.outputs(one)[layout.gate].tolist()) for one in inputs]
+    doubt = np.array([doubt_of(gate) for gate in gates])
+    family = np.array(gates).argmax(axis=1)
     return np.array(
         [
             np.percentile(doubt[family == one], USUAL_PERCENTILE) if (family == one).any() else 0
-            for one in range(examples.families + 1)
+            for one in range(families + 1)
         ],
         dtype=np.float32,
     )
 
 
-def _arrays(
-    linear: Linear, center: Floats, scale: Floats, far: float, network: Network
-) -> dict[str, npt.NDArray[Any]]:
+def _linear_arrays(linear: Linear) -> dict[str, npt.NDArray[Any]]:
     rarity = linear.rarity[:, None]
     table = np.concatenate((linear.weights * rarity, rarity**2), axis=1)
     table_scale = np.maximum(np.abs(table).max(axis=0), 1e-9) / MOST_QUANTISED
     return {
-        "format": np.array(FORMAT),
         "table": np.rint(table / table_scale).astype(np.int8),
         "table_scale": table_scale.astype(np.float32),
         "means": linear.means,
-        "center": center.astype(np.float32),
-        "scale": scale.astype(np.float32),
-        "far": np.array(far, dtype=np.float32),
-        **{name: getattr(network, name) for name in Network.__dataclass_fields__},
     }

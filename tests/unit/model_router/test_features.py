@@ -64,3 +64,30 @@ def test_long_texts_are_read_at_both_ends() -> None:
     other_end = features_of(f"{start}{'x' * 5_000}{end[:-40]}{'z' * 40}").buckets
     assert np.array_equal(middle, other_middle)
     assert not np.array_equal(middle, other_end)
+
+
+@pytest.mark.parametrize(
+    "polite",
+    [
+        "Hi! {}",
+        "Hello, could you please {}",
+        "I have a question. {}",
+        "{} Thanks!",
+        "{}\n\nThank you very much.",
+        "  {}\n",
+        "請問，{}",
+        "{}謝謝您！",
+    ],
+)
+def test_politeness_does_not_count(polite: str) -> None:
+    """Greetings, thanks and white space at the ends change nothing of what a text is."""
+    text = "list the first five primes."
+    one, other = features_of(text), features_of(polite.format(text))
+    assert np.array_equal(one.buckets, other.buckets)
+    assert np.array_equal(one.measures, other.measures)
+
+
+@pytest.mark.parametrize("text", ["hi", "Thanks!", "please", "你好"])
+def test_politeness_alone_is_a_text(text: str) -> None:
+    """A text that is nothing but polite is read as it is."""
+    assert len(features_of(text).buckets) > 1
