@@ -464,3 +464,20 @@ def test_importing_tuppence_loads_nothing_of_it() -> None:
         "assert not slow & set(sys.modules), slow & set(sys.modules); tuppence.scope"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_batch_is_booked_when_its_results_are_read_once(world: SimpleNamespace) -> None:
+    """Each answer of a batch is booked at half the price, however often results are read."""
+    caller = world.client(team="support")
+    batches = caller.client.messages.batches
+    asked = [{"custom_id": f"r{number}", "params": ASKED} for number in range(3)]
+    world.app.script(text_answer("one"), Failure(status=529), text_answer("three"))
+    batch = caller.call(batches.create, requests=asked)
+    assert world.books.calls == []
+    for _ in range(2):
+        results = caller.events(caller.call(batches.results, message_batch_id=batch.id))
+        assert [one.result.type for one in results] == ["succeeded", "errored", "succeeded"]
+    assert world.books.calls == billed(world.app)
+    cost = sum(2_000 * one.usage.input_tokens + 10_000 * 16 for one in world.app.book)
+    assert world.books.summary("team") == {"support": (2, cost)}
+    assert world.books.holds == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from copy import deepcopy
 from types import SimpleNamespace
@@ -226,3 +227,26 @@ def test_client_is_the_same_to_its_user(world: SimpleNamespace) -> None:
         assert next(iter(client.models.list())).id == MODEL
     assert world.books.calls == billed(world.app)
     assert world.books.holds == ["settled"] * 3
+
+
+def test_batch_is_booked_when_its_results_are_read_once(world: SimpleNamespace) -> None:
+    """The lines of an output file are booked at half the price; other files are left alone."""
+    caller = world.client(team="support")
+    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    answers = {
+        "chatcmpl-1": {"id": "chatcmpl-1", "model": MODEL, "choices": [], "usage": usage},
+        "batch_req_2": {"model": "text-embedding-3-small", "usage": {"prompt_tokens": 50}},
+    }
+    rows = [
+        {"id": key, "custom_id": key, "response": {"status_code": 200, "body": body}}
+        for key, body in answers.items()
+    ]
+    failed = {"id": "batch_req_3", "custom_id": "3", "response": None, "error": {"code": "x"}}
+    world.app.files["out"] = b"\n".join(json.dumps(row).encode() for row in [*rows, failed])
+    world.app.files["picture"] = bytes(range(256)) * 10
+    for name in ("out", "out", "picture"):
+        content = caller.call(caller.client.files.content, file_id=name)
+        assert content.content == world.app.files[name]
+    assert sorted(world.books.calls) == [(50, 0, 0), (100, 10, 0)]
+    cost = (100 * 2_000 + 10 * 10_000 + 50 * 20) // 2
+    assert world.books.summary("team") == {"support": (2, cost)}

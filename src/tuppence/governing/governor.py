@@ -110,6 +110,11 @@ class Governor:
         """Book calls in one transaction, each once; what was booked with less is amended."""
         return self._ledger.book(calls, on_change="amend")
 
+    def book_answers(self, answers: Sequence[MeteredResponse], provider: str) -> None:
+        """Book answers that nothing was held for, such as those of a batch, each once."""
+        if answers:
+            self.book(self._steps.bills(answers, provider, current_scope()))
+
     def release(self, call: GovernedCall[Hold]) -> None:
         """Give back what is held: nothing was billed.
 
@@ -192,6 +197,11 @@ class AsyncGovernor:
     async def book(self, calls: Sequence[Call]) -> Booked:
         """See Governor.book."""
         return await self._threads.call(self._ledger.book, calls, on_change="amend")
+
+    async def book_answers(self, answers: Sequence[MeteredResponse], provider: str) -> None:
+        """See Governor.book_answers."""
+        if answers:
+            await self.book(self._steps.bills(answers, provider, current_scope()))
 
     async def release(self, call: GovernedCall[AsyncHold]) -> None:
         """See Governor.release."""

@@ -196,6 +196,13 @@ class Steps:
         record["hold_id"] = hold_id
         return call_of_response(metered, prepared.endpoint.provider, record, self._now())
 
+    def bills(
+        self, answers: Sequence[MeteredResponse], provider: str, inner: Payment
+    ) -> list[Call]:
+        """Return what is booked for answers that nothing was held for."""
+        record, now = self.payment(inner).record, self._now()
+        return [call_of_response(metered, provider, record, now) for metered in answers]
+
     def _model_of(
         self,
         request: Mapping[str, Any],

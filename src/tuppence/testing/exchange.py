@@ -56,6 +56,11 @@ class Exchange:
         await self._start(status, "application/json", {**length, **(headers or {})})
         await self.send_bytes(b"" if self.method == "HEAD" else encoded, more=False)
 
+    async def send_file(self, content: bytes) -> None:
+        """Answer with a file."""
+        await self._start(200, "application/octet-stream", {"content-length": str(len(content))})
+        await self.send_bytes(content, more=False)
+
     async def start_stream(self, headers: Mapping[str, str]) -> None:
         """Begin an answer of server-sent events."""
         every = {"cache-control": "no-cache", **headers}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tuppence.caching.request_blocks import Block, RequestBlocks
 from tuppence.core.usage import Usage
 from tuppence.testing.answers import Answer, Failure, Reset, Step, echo
+from tuppence.testing.batch_results import BatchResults, errored, succeeded
 from tuppence.testing.cache_store import CacheStore, Served
 from tuppence.testing.diagnosis import Fingerprint, diagnose, fingerprint
 from tuppence.testing.exchange import Exchange, Receive, Scope, Send
@@ -103,6 +104,7 @@ class FakeAnthropic:
         self._steps: deque[Step] = deque()
         self._numbers = itertools.count(1)
         self._fingerprints: dict[str, Fingerprint] = {}
+        self._batches = BatchResults()
 
     def script(self, *steps: Step) -> None:
         """Say what the next valid requests get, one each; after them come echoes again."""
@@ -147,6 +149,11 @@ class FakeAnthropic:
             case "GET", "/v1/models":
                 self._key(exchange)
                 await exchange.send_json(200, self._models.listing())
+            case "POST", "/v1/messages/batches":
+                await self._create_batch(exchange, self._key(exchange), parsed(body), started_at)
+            case "GET", path if path.startswith("/v1/messages/batches/"):
+                self._key(exchange)
+                await self._send_batch(exchange, *path.split("/")[4:])
             case _, "/" | "/v1/messages" | "/v1/messages/count_tokens" | "/v1/models":
                 raise ApiError(405, "Method Not Allowed")
             case _:
@@ -161,7 +168,16 @@ class FakeAnthropic:
     async def _create(
         self, exchange: Exchange, api_key: str, body: bytes, started_at: float
     ) -> None:
-        request = parsed(body)
+        call = self._answered(api_key, parsed(body), started_at)
+        if call is None:
+            exchange.abort()
+        else:
+            await self._deliver(exchange, call)
+
+    def _answered(
+        self, api_key: str, request: Mapping[str, Any], started_at: float
+    ) -> _Call | None:
+        """Return what a request gets, None for a broken connection; raise ApiError."""
         check_output(request)
         blocks = checked_blocks(request)
         model = request["model"]
@@ -174,8 +190,7 @@ class FakeAnthropic:
                 step.status, step.message, error_type=step.error_type, headers=step.headers
             )
         if isinstance(step, Reset):
-            exchange.abort()
-            return
+            return None
         served = self.cache.serve(
             (api_key, model),
             blocks,
@@ -183,7 +198,40 @@ class FakeAnthropic:
             minimum_tokens=self._models.minimum_cacheable(model),
             started_at=started_at,
         )
-        await self._deliver(exchange, self._call(api_key, request, blocks, served, step))
+        return self._call(api_key, request, blocks, served, step)
+
+    async def _create_batch(
+        self, exchange: Exchange, api_key: str, request: Mapping[str, Any], started_at: float
+    ) -> None:
+        """Answer all requests of a batch at once, and bill them."""
+        batch_id = f"msgbatch_fake_{next(self._numbers):08d}"
+        rows = request.get("requests") or []
+        results = [self._batch_result(exchange, api_key, row, started_at) for row in rows]
+        self._batches.add(batch_id, results)
+        await self._send_batch(exchange, batch_id)
+
+    def _batch_result(
+        self, exchange: Exchange, api_key: str, row: Mapping[str, Any], started_at: float
+    ) -> Mapping[str, Any]:
+        custom_id = str(row["custom_id"])
+        try:
+            call = self._answered(api_key, row["params"], started_at)
+        except ApiError as error:
+            return errored(custom_id, error.body(exchange.request_id))
+        if call is None:
+            return errored(custom_id, ApiError(500, "reset").body(exchange.request_id))
+        self._bill(exchange, call)
+        self.cache.begin(call.served)
+        return succeeded(custom_id, call.message)
+
+    async def _send_batch(self, exchange: Exchange, batch_id: str, part: str = "") -> None:
+        if batch_id not in self._batches:
+            raise ApiError(404, f"Message Batch {batch_id} not found.")
+        if part == "results":
+            await exchange.send_file(self._batches.lines(batch_id))
+        else:
+            base_url = f"http://{exchange.headers['host']}"
+            await exchange.send_json(200, self._batches.body(batch_id, base_url))
 
     def _call(
         self,
@@ -204,13 +252,9 @@ class FakeAnthropic:
 
     async def _deliver(self, exchange: Exchange, call: _Call) -> None:
         """Book an answer, whatever becomes of its sending, and send it."""
-        usage = billed_usage(call.served, call.answer)
-        booked = BilledRequest(
-            exchange.request_id, call.message["id"], call.api_key, call.request["model"], usage
-        )
-        self.book.append(booked)
+        booked = self._bill(exchange, call)
         await self._pass_gate(exchange, call.answer, 0)
-        if usage != Usage():  # an unbilled refusal leaves nothing behind
+        if booked.usage != Usage():  # an unbilled refusal leaves nothing behind
             self.cache.begin(call.served)
         if call.request.get("stream"):
             await self._stream(exchange, call, booked)
@@ -218,6 +262,14 @@ class FakeAnthropic:
             # Noted before the last byte, so that who has read the answer finds it noted.
             booked.delivered = not await exchange.client_is_gone()
             await exchange.send_json(200, call.message, _organization())
+
+    def _bill(self, exchange: Exchange, call: _Call) -> BilledRequest:
+        usage = billed_usage(call.served, call.answer)
+        booked = BilledRequest(
+            exchange.request_id, call.message["id"], call.api_key, call.request["model"], usage
+        )
+        self.book.append(booked)
+        return booked
 
     async def _stream(self, exchange: Exchange, call: _Call, booked: BilledRequest) -> None:
         """Send the events, and note it when all of them go out."""

@@ -45,6 +45,8 @@ class FakeOpenAI:
     def __init__(self, *, output_tokens: int = 16, cached_tokens: int = 0) -> None:
         self.book: deque[BilledRequest] = deque(maxlen=MOST_KEPT)
         self.requests: deque[ReceivedRequest] = deque(maxlen=MOST_KEPT)
+        self.files: dict[str, bytes] = {}
+        """What `GET /v1/files/{id}/content` gives, by id: the results of batches."""
         self._output_tokens = output_tokens
         self._cached_tokens = cached_tokens
         self._steps: deque[Step] = deque()
@@ -78,10 +80,17 @@ class FakeOpenAI:
         if (exchange.method, exchange.path) == ("GET", "/v1/models"):
             rows = [{"id": one, "object": "model", "created": 0, "owned_by": ""} for one in MODELS]
             await exchange.send_json(200, {"object": "list", "data": rows})
+        elif exchange.method == "GET" and exchange.path.startswith("/v1/files/"):
+            await self._send_file(exchange, exchange.path.split("/")[3])
         elif exchange.method == "POST" and exchange.path in _CONTENTS:
             await self._create(exchange, key, parsed(body))
         else:
             raise ApiError(404, f"Invalid URL ({exchange.method} {exchange.path})")
+
+    async def _send_file(self, exchange: Exchange, file_id: str) -> None:
+        if file_id not in self.files:
+            raise ApiError(404, f"No such File object: {file_id}")
+        await exchange.send_file(self.files[file_id])
 
     async def _create(self, exchange: Exchange, key: str, request: dict[str, Any]) -> None:
         model, contents = request.get("model"), request.get(_CONTENTS[exchange.path])

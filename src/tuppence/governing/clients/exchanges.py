@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from tuppence.budget.holds import AsyncHold, Hold
+from tuppence.governing.batches import AsyncBookedResults, BookedResults, ResultLines
 from tuppence.governing.governor import AsyncGovernor, GovernedCall, Governor
 from tuppence.governing.metering import (
     AsyncMeteredStream,
@@ -99,6 +100,42 @@ class AsyncExchange:
             await (end or self._governor.leave)(self.call)
 
 
+class ResultsExchange:
+    """A request for a file that may be the results of a batch; nothing is held for it."""
+
+    def __init__(self, governor: Governor, provider: str) -> None:
+        self._governor = governor
+        self._provider = provider
+
+    def received(self, response: Any) -> None:
+        """Book what is there, or see to it that it is booked as it comes."""
+        if response.is_stream_consumed:
+            answers = ResultLines(self._provider).feed(response.content + b"\n")
+            self._governor.book_answers(answers, self._provider)
+            return
+        decoded = decoded_twin(response)
+        results = BookedResults(self._governor, self._provider, decoded.iter_bytes())
+        response.stream = stream_class(response)(results, decoded.close)
+
+
+class AsyncResultsExchange:
+    """The same of an asynchronous client."""
+
+    def __init__(self, governor: AsyncGovernor, provider: str) -> None:
+        self._governor = governor
+        self._provider = provider
+
+    async def received(self, response: Any) -> None:
+        """See ResultsExchange.received."""
+        if response.is_stream_consumed:
+            answers = ResultLines(self._provider).feed(response.content + b"\n")
+            await self._governor.book_answers(answers, self._provider)
+            return
+        decoded = decoded_twin(response)
+        results = AsyncBookedResults(self._governor, self._provider, decoded.aiter_bytes())
+        response.stream = async_stream_class(response)(results, decoded.aclose)
+
+
 def fate_of(error: BaseException, package: ModuleType) -> Fate:
     """Return what became of a call that has no answer.
 
@@ -149,7 +186,9 @@ def _sync_class(library: ModuleType) -> Any:
     class GovernedBytes(library.SyncByteStream):  # type: ignore[misc,name-defined]
         """A metered stream as the library knows streams."""
 
-        def __init__(self, metered: MeteredStream, close: Callable[[], None]) -> None:
+        def __init__(
+            self, metered: MeteredStream | BookedResults, close: Callable[[], None]
+        ) -> None:
             self._metered = metered
             self._close = close
 
@@ -171,7 +210,9 @@ def _async_class(library: ModuleType) -> Any:
     class GovernedBytes(library.AsyncByteStream):  # type: ignore[misc,name-defined]
         """A metered stream as the library knows streams."""
 
-        def __init__(self, metered: AsyncMeteredStream, close: Callable[[], Any]) -> None:
+        def __init__(
+            self, metered: AsyncMeteredStream | AsyncBookedResults, close: Callable[[], Any]
+        ) -> None:
             self._metered = metered
             self._close = close
 

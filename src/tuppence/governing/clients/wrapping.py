@@ -9,14 +9,21 @@ or works as before.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar, Unpack
 
 from tuppence.errors import InvalidInput
-from tuppence.governing.clients.exchanges import AsyncExchange, Exchange
+from tuppence.governing.batches import results_provider
+from tuppence.governing.clients.exchanges import (
+    AsyncExchange,
+    AsyncResultsExchange,
+    Exchange,
+    ResultsExchange,
+)
 from tuppence.governing.endpoints import Endpoint, endpoint_of
 from tuppence.governing.governor import AsyncGovernor, Governor
 from tuppence.governing.steps import GovernOptions
@@ -90,6 +97,16 @@ def _governed_class(base: type, package: ModuleType, *, is_async: bool) -> type:
     return type(base.__name__, (base,), {**about, "__doc__": base.__doc__, **own})
 
 
+@contextmanager
+def _processed_by(exchange: object) -> Iterator[None]:
+    """Let an exchange, or nothing, have the answer to the request that is sent inside."""
+    token = _current.set(exchange)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
 def _asked(options: Any) -> _Asked | None:
     """Return what a client is about to send, None where it is not governed."""
     endpoint = endpoint_of(options.method, str(options.url))
@@ -118,25 +135,25 @@ def _methods(base: Any, package: ModuleType) -> dict[str, Any]:
     send = getattr(base, sending)
 
     def request(self: Any, cast_to: Any, options: Any, **more: Any) -> Any:
+        governor: Governor = self._governor
         asked = _asked(options)
         if asked is None:
-            return send(self, cast_to, options, **more)
-        governor: Governor = self._governor
+            results = results_provider(options.method, str(options.url))
+            with _processed_by(results and ResultsExchange(governor, results)):
+                return send(self, cast_to, options, **more)
         call = governor.open(asked.endpoint, asked.body)
         exchange = Exchange(governor, call)
-        token = _current.set(exchange)
         try:
-            answer = send(self, cast_to, _to_send(options, asked, call.request), **more)
+            with _processed_by(exchange):
+                answer = send(self, cast_to, _to_send(options, asked, call.request), **more)
         except BaseException as error:
             exchange.failed(error, package)
             raise
-        finally:
-            _current.reset(token)
         exchange.answered()
         return answer
 
     def process_response(self: Any, *, response: Any, **more: Any) -> Any:
-        exchange: Exchange | None = _current.get()
+        exchange: Exchange | ResultsExchange | None = _current.get()
         if exchange is not None and response.is_success:
             exchange.received(response)
         return base._process_response(self, response=response, **more)  # noqa: SLF001
@@ -157,25 +174,25 @@ def _async_methods(base: Any, package: ModuleType) -> dict[str, Any]:
     send = getattr(base, sending)
 
     async def request(self: Any, cast_to: Any, options: Any, **more: Any) -> Any:
+        governor: AsyncGovernor = self._governor
         asked = _asked(options)
         if asked is None:
-            return await send(self, cast_to, options, **more)
-        governor: AsyncGovernor = self._governor
+            results = results_provider(options.method, str(options.url))
+            with _processed_by(results and AsyncResultsExchange(governor, results)):
+                return await send(self, cast_to, options, **more)
         call = await governor.open(asked.endpoint, asked.body)
         exchange = AsyncExchange(governor, call)
-        token = _current.set(exchange)
         try:
-            answer = await send(self, cast_to, _to_send(options, asked, call.request), **more)
+            with _processed_by(exchange):
+                answer = await send(self, cast_to, _to_send(options, asked, call.request), **more)
         except BaseException as error:
             await exchange.failed(error, package)
             raise
-        finally:
-            _current.reset(token)
         await exchange.answered()
         return answer
 
     async def process_response(self: Any, *, response: Any, **more: Any) -> Any:
-        exchange: AsyncExchange | None = _current.get()
+        exchange: AsyncExchange | AsyncResultsExchange | None = _current.get()
         if exchange is not None and response.is_success:
             await exchange.received(response)
         return await base._process_response(self, response=response, **more)  # noqa: SLF001
