@@ -3,6 +3,9 @@
 from datetime import datetime
 from decimal import Decimal
 
+import anthropic
+
+import tuppence
 from tuppence.cost_tracking.service import AsyncCostTrackingService, CostTrackingService
 
 
@@ -41,3 +44,13 @@ async def book_async(tracker: AsyncCostTrackingService) -> int:
     log = await tracker.log_api_usage(model="gpt-6-sol", input_tokens=10, output_tokens=5)
     booked = await tracker.log_many([{"model": "gpt-6-sol", "input_tokens": 10}])
     return log.id + booked.calls
+
+
+def govern(client: anthropic.Anthropic) -> str:
+    """Govern a client: it is of the same type to the checker, too."""
+    governed: anthropic.Anthropic = tuppence.govern(client, team="support", wait_seconds=2.5)
+    with tuppence.scope(user="ann", tags=["env=prod"]):
+        message = governed.with_options(max_retries=0).messages.create(
+            model="claude-opus-5-5", max_tokens=10, messages=[{"role": "user", "content": "hi"}]
+        )
+    return message.id
