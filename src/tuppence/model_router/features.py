@@ -37,16 +37,19 @@ _NEGATIONS_ZH = ("不", "错误", "除", "錯誤")
 _CODE_MARKS = ("```", "def ", "import ", "class ", ";\n", "{\n", "}\n")
 
 POLITE_CHARACTERS = 100
+# Possessive throughout (++, *+): what a stranger writes must not make a pattern try again.
 _GREETING = re.compile(
-    r"(?:\s+|(?:hi|hey|hello|good morning|please|pls|kindly|thanks in advance|i have a question|"
-    r"i need help|quick question|(?:could|can|would|will) you(?: please)?)\b[\s,.:;!]*|"
-    r"(?:你好|您好|請問|请问|麻煩你?|麻烦你?|拜託|拜托)[\s,，。:：!！]*)+",  # noqa: RUF001
+    r"(?:\s++|(?:hi|hey|hello|good morning|please|pls|kindly|thanks in advance|i have a question|"
+    r"i need help|quick question|(?:could|can|would|will) you(?: please)?(?: tell me)?|"
+    r"(?:answer|solve) (?:the following|this) (?:question|problem)|question(?=:))\b[\s,.:;!]*+|"
+    r"(?:你好|您好|請問|请问|麻煩你?|麻烦你?|拜託|拜托)[\s,，。:：!！]*+)++",  # noqa: RUF001
     re.IGNORECASE,
 )
+_SPACES = re.compile(" {2,}")
 _THANKS = re.compile(
-    r"(?:\s+|\b(?:thanks?(?: you)?(?: very much| so much| a lot| in advance)?|thx|cheers|please|"
-    r"any help (?:is|would be) (?:much )?appreciated)[\s,.!]*|"
-    r"(?:謝謝|谢谢|感謝|感谢)[你您]?[\s。!！]*)+$",  # noqa: RUF001
+    r"(?:\s++|\b(?:thanks?(?: you)?(?: very much| so much| a lot| in advance)?|thx|cheers|please|"
+    r"any help (?:is|would be) (?:much )?appreciated)[\s,.!]*+|"
+    r"(?:謝謝|谢谢|感謝|感谢)[你您]?[\s。!！]*+)++$",  # noqa: RUF001
     re.IGNORECASE,
 )
 
@@ -92,9 +95,14 @@ MEASURES = (
 
 
 def features_of(text: str) -> Features:
-    """Return the features of a text of any length and content; politeness does not count."""
+    """Return the features of a text of any length and content.
+
+    Politeness, runs of spaces and the kind of line ends do not count.
+    """
     text = _without_politeness(text)
     shown, is_cut = _both_ends(text)
+    shown = _SPACES.sub(" ", shown.replace("\r\n", "\n"))
+    text = text if is_cut else shown
     read = read_text(shown)
     words = _word_hashes(read.codes)
     measures = _measures(text, shown, read.classes, words, is_cut=is_cut)

@@ -89,15 +89,10 @@ def _grow(inputs: Floats, question: Question, seed: int) -> Forest:
     rows = np.flatnonzero(question.shares > 0)
     answers = question.answers[rows].astype(np.float64)
     shares = question.shares[rows].astype(np.float64)
-    bias = 0.0
-    if len(rows):
-        shares /= shares.mean()
-        bias = float((answers * shares).sum() / shares.sum())
-    if question.is_share and len(rows):
-        bias = min(max(bias, 1e-3), 1 - 1e-3)
-        bias = float(np.log(bias / (1 - bias)))
+    bias = _bias(answers, shares, is_share=question.is_share) if len(rows) else 0.0
     if len(rows) < FEWEST_ROWS or np.ptp(answers) == 0:
         return _forest([_Tree([0] * DEPTH, [np.inf] * DEPTH, np.zeros(1 << DEPTH))], bias)
+    shares /= shares.mean()
     rng = np.random.default_rng(seed)
     columns = inputs[rows].T
     edges = np.stack([_edges(one) for one in columns])
@@ -114,6 +109,15 @@ def _grow(inputs: Floats, question: Question, seed: int) -> Forest:
         raw += tree.leaves[leaf]
         trees.append(tree)
     return _forest(trees, bias)
+
+
+def _bias(answers: Doubles, shares: Doubles, *, is_share: bool) -> float:
+    """Return the mean answer, as log-odds where it is a share."""
+    mean = float((answers * shares).sum() / shares.sum())
+    if not is_share:
+        return mean
+    mean = min(max(mean, 1e-3), 1 - 1e-3)
+    return float(np.log(mean / (1 - mean)))
 
 
 class _Tree(NamedTuple):

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -75,6 +77,9 @@ def test_long_texts_are_read_at_both_ends() -> None:
         "{} Thanks!",
         "{}\n\nThank you very much.",
         "  {}\n",
+        "Can you tell me: {}",
+        "Answer the following question:\n\n{}",
+        "Question: {}",
         "請問，{}",
         "{}謝謝您！",
     ],
@@ -91,3 +96,22 @@ def test_politeness_does_not_count(polite: str) -> None:
 def test_politeness_alone_is_a_text(text: str) -> None:
     """A text that is nothing but polite is read as it is."""
     assert len(features_of(text).buckets) > 1
+
+
+def test_spaces_and_line_ends_do_not_count() -> None:
+    """Doubled spaces and line ends of another system change nothing."""
+    text = "list the primes\nbelow ten, and say why."
+    one = features_of(text)
+    for written in (text.replace(" ", "  "), text.replace("\n", "\r\n")):
+        other = features_of(written)
+        assert np.array_equal(one.buckets, other.buckets)
+        assert np.array_equal(one.measures, other.measures)
+
+
+@pytest.mark.parametrize("polite", [" ", "thanks ", "please, ", "thanks", "謝謝。 ", "Please "])
+def test_politeness_that_never_ends(polite: str) -> None:
+    """Repeated politeness before something else is read in linear time: no pattern tries again."""
+    begun = time.process_time()
+    features_of(polite * 100 + "x")
+    features_of("x" + polite * 100 + "x")
+    assert time.process_time() - begun < 1  # it took longer than anybody waited

