@@ -15,6 +15,9 @@ NAMES = [str(path.relative_to(SOURCE)) for path in FILES]
 MOST_LINES_IN_A_FILE = 500
 MOST_LINES_IN_A_FUNCTION = 60
 NAMES_THAT_SAY_NOTHING = {"common", "helper", "helpers", "manager", "util", "utils"}
+CALL_OBSERVERS = {
+    "tuppence/model_router/steps.py"
+}  # shadow comparisons, with a judge of the user's
 
 every_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
@@ -61,8 +64,13 @@ def test_file_name_says_what_is_inside(path: Path) -> None:
 
 @every_file
 def test_only_the_outermost_layer_swallows_every_error(path: Path) -> None:
-    """Only the entry points may end every error, since only they report to a person."""
+    """Only the entry points may end every error, since only they report to a person.
+
+    And what calls observers, which are code of the user's: a failing one never fails a call.
+    """
     if path.is_relative_to(SOURCE / "tuppence" / "entrypoints"):
+        return
+    if path.relative_to(SOURCE).as_posix() in CALL_OBSERVERS:
         return
     tree = ast.parse(path.read_text(encoding="utf-8"))
     handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)]

@@ -142,11 +142,7 @@ def shadow(  # noqa: PLR0913 - options
     watching = Shadow(log, share, judging, floor, drawing=drawing)
     sending = _Sending(read_requests(requests) if requests else [])
     if requests is not None:
-        # A judge that does not exist would be noticed only after the answers were paid for.
-        known_price(load_price_book(load_settings().cache_directory), judge, utc_now())
-        for field_name, path in (("log", log), ("unanswered", unanswered)):
-            if path is not None:
-                check_writable(path, field_name)
+        _check_before_paying(judge, log, unanswered)
         with (
             closing(CostTrackingService(database)) as tracker,
             closing(
@@ -176,6 +172,14 @@ def shadow(  # noqa: PLR0913 - options
         _print(told, floor, sending, translator(load_settings().language))
     if sending.unanswered:
         sys.exit(EXIT_NOT_ALL_ANSWERED)
+
+
+def _check_before_paying(judge: str, log: Path, unanswered: Path | None) -> None:
+    """Refuse what would otherwise be noticed only after the answers were paid for."""
+    known_price(load_price_book(load_settings().cache_directory), judge, utc_now())
+    for field_name, path in (("log", log), ("unanswered", unanswered)):
+        if path is not None:
+            check_writable(path, field_name)
 
 
 def _print(told: ShadowReport, floor: float, sending: _Sending, _: Translate) -> None:
