@@ -16,8 +16,6 @@ MOST_LINES_IN_A_FILE = 500
 MOST_LINES_IN_A_FUNCTION = 60
 NAMES_THAT_SAY_NOTHING = {"common", "helper", "helpers", "manager", "util", "utils"}
 CALL_OBSERVERS = {"tuppence/model_router/steps.py"}  # a judge of shadow comparisons is the user's
-    "tuppence/model_router/steps.py"
-}  # shadow comparisons, with a judge of the user's
 
 every_file = pytest.mark.parametrize("path", FILES, ids=NAMES)
 
