@@ -99,6 +99,9 @@ class Governor:
             if not self._journals:
                 raise
             return
+        except BaseException:
+            self.leave(call)
+            raise
         if not booked.calls:  # this answer is paid for by whoever booked it first
             self._end_hold(call.hold, None)
         elif booked.measures.unpriced_count:
@@ -124,12 +127,18 @@ class Governor:
         try:
             self._end_hold(call.hold, None)
         except LedgerError:
-            _logger.warning("hold %s could not be released", call.hold.id, exc_info=True)
+            _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
     def leave(self, call: GovernedCall[Hold]) -> None:
-        """Let the hold count at its bound until somebody resolves it: the cost is not known."""
+        """Let the hold count at its bound until somebody resolves it: the cost is not known.
+
+        Without the database its lease runs out, which comes to the same; this raises nothing.
+        """
         _logger.warning(_UNRESOLVED, call.hold.id, call.prepared.model, call.hold.id)
-        call.hold.__exit__(None, None, None)
+        try:
+            call.hold.__exit__(None, None, None)
+        except LedgerError:
+            _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
     def close(self) -> None:
         """Close the database."""
@@ -209,12 +218,15 @@ class AsyncGovernor:
         try:
             await self._carry_out(self._end_hold(call.hold, None))
         except LedgerError:
-            _logger.warning("hold %s could not be released", call.hold.id, exc_info=True)
+            _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
     async def leave(self, call: GovernedCall[AsyncHold]) -> None:
         """See Governor.leave."""
         _logger.warning(_UNRESOLVED, call.hold.id, call.prepared.model, call.hold.id)
-        await self._carry_out(call.hold.__aexit__(None, None, None))
+        try:
+            await self._carry_out(call.hold.__aexit__(None, None, None))
+        except LedgerError:
+            _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
     async def close(self) -> None:
         """Wait for what is being settled, close the database and end the threads."""
@@ -231,6 +243,9 @@ class AsyncGovernor:
             if not self._journals:
                 raise
             return
+        except BaseException:
+            await self.leave(call)
+            raise
         if not booked.calls:
             await self._end_hold(call.hold, None)
         elif booked.measures.unpriced_count:
@@ -268,6 +283,9 @@ _UNRESOLVED = (
     "hold %s for %s counts at its bound: what the call cost is not known; "
     "book it with: tuppence budget unresolved --settle %s DOLLARS"
 )
+
+
+_STAYS = "hold %s could not be ended, and stays until its lease runs out"
 
 
 def _dollars(nanos: int) -> Decimal:

@@ -1,0 +1,187 @@
+"""Governed calls under strain: many at once, streams that nobody closes, ledgers that fail."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import anthropic
+import pytest
+
+import tuppence
+from tests.integration.governed import HELLO, MODEL, Books, billed
+from tuppence.errors import BudgetExceeded
+from tuppence.testing.answers import Gate, text_answer
+from tuppence.testing.fake_anthropic import FakeAnthropic
+from tuppence.testing.serving import serve
+
+ASKED: dict[str, Any] = {"model": MODEL, "max_tokens": 64, "messages": HELLO}
+COST = 356_000  # 9 tokens in, 16 out
+
+
+@pytest.fixture
+def world(sqlite_url: str) -> Iterator[SimpleNamespace]:
+    """A stand-in, a ledger, and a governed client; asynchronous ones are made by `later`."""
+    app, books = FakeAnthropic(), Books(sqlite_url)
+    with serve(app) as base_url:
+        known = {"api_key": "k", "base_url": base_url, "max_retries": 0}
+        options: dict[str, Any] = {"database_url": sqlite_url, "redis_url": "", "team": "support"}
+
+        def later(**more: Any) -> anthropic.AsyncAnthropic:
+            return tuppence.govern(anthropic.AsyncAnthropic(**known), **{**options, **more})
+
+        with tuppence.govern(anthropic.Anthropic(**known), **options) as client:
+            yield SimpleNamespace(
+                app=app, books=books, client=client, later=later, base_url=base_url
+            )
+
+
+def test_threads_together_do_not_overspend(world: SimpleNamespace) -> None:
+    """Of 24 calls at once on money for a few, what is spent and held never passes the limit."""
+    limit_nanos = 9_000_000
+    world.books.limit("team", "support", "0.009")
+
+    def ask(_: int) -> bool:
+        with suppress(BudgetExceeded):
+            world.client.messages.create(**ASKED)
+            return True
+        return False
+
+    with ThreadPoolExecutor(12) as threads:
+        answered = sum(threads.map(ask, range(24)))
+    assert answered == len(world.app.book) == len(world.books.calls)
+    assert 0 < answered < 24
+    assert world.books.settled_nanos == answered * COST <= limit_nanos
+    assert world.books.rows("SELECT used_normal_nanos, held_nanos FROM budget_counters") == [
+        (answered * COST, 0)
+    ]
+
+
+def test_tasks_together_are_each_booked_once(world: SimpleNamespace) -> None:
+    """Forty tasks, half of them streams, are what the provider's own book says."""
+
+    async def both() -> None:
+        client = world.later()
+
+        async def ask(number: int) -> None:
+            if number % 2:
+                await client.messages.create(**ASKED)
+                return
+            async with client.messages.stream(**ASKED) as stream:
+                await stream.until_done()
+
+        await asyncio.gather(*map(ask, range(40)))
+        await client.close()
+
+    asyncio.run(both())
+    assert world.books.calls == billed(world.app)
+    assert world.books.holds == ["settled"] * 40
+
+
+def test_waiting_call_gets_the_money_that_another_lets_go(world: SimpleNamespace) -> None:
+    """With wait_seconds a call waits for one in flight to be settled, and then is sent."""
+    world.books.limit("team", "support", "0.0025")
+    gate = Gate()
+    world.app.script(text_answer("first", gate=gate))
+
+    async def both() -> None:
+        client = world.later(wait_seconds=20.0)
+        first = asyncio.create_task(client.messages.create(**ASKED))
+        await asyncio.to_thread(gate.reached.wait)
+        second = asyncio.create_task(client.messages.create(**ASKED))
+        while "waiting" not in world.books.holds:  # noqa: ASYNC110 - only the database knows
+            await asyncio.sleep(0)
+        gate.open()
+        await asyncio.gather(first, second)
+        await client.close()
+
+    asyncio.run(both())
+    assert world.books.holds == ["settled", "settled"]
+
+
+def test_stream_that_nobody_closes_is_settled_when_it_is_dropped(world: SimpleNamespace) -> None:
+    """Breaking off a loop over a stream and forgetting it books what was seen."""
+
+    def first() -> str:
+        for event in world.client.messages.create(stream=True, **ASKED):
+            if event.type == "content_block_delta":
+                return str(event.delta.text)
+        return ""
+
+    assert first()
+    gc.collect()
+    assert world.books.holds == ["settled"]
+    assert [flagged for *_, flagged in world.books.calls] == [1]
+
+
+def test_stream_that_a_task_drops_is_settled(world: SimpleNamespace) -> None:
+    """The same of an asynchronous stream, when its loop gets to it; at the latest on close."""
+
+    async def first() -> None:
+        client = world.later()
+        stream = await client.messages.create(stream=True, **ASKED)
+        async for event in stream:
+            if event.type == "content_block_delta":
+                break
+        del stream, event
+        gc.collect()
+        while world.books.holds == ["held"]:  # noqa: ASYNC110 - only the database knows
+            await asyncio.sleep(0)
+        await client.close()
+
+    asyncio.run(asyncio.wait_for(first(), 20))
+    assert world.books.holds == ["settled"]
+
+
+def test_answer_that_cannot_be_booked_counts_at_its_bound(
+    world: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever the booking fails with is raised, and the bound counts: nothing is lost."""
+    world.client.messages.create(**ASKED)
+    path = world.books.url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "CREATE TRIGGER away BEFORE INSERT ON api_usage_log "
+            "BEGIN SELECT RAISE(ABORT, 'away'); END"
+        )
+        connection.commit()
+    with caplog.at_level(logging.WARNING), pytest.raises(sqlite3.IntegrityError):
+        world.client.messages.create(**ASKED)
+    assert world.books.holds == ["settled", "unresolved"]
+    assert "counts at its bound" in caplog.text
+
+
+def test_process_that_is_killed_loses_nothing(world: SimpleNamespace, tmp_path: Path) -> None:
+    """A kill between hold and answer leaves the bound counting, not a call that nobody sees."""
+    gate = Gate()
+    world.app.script(text_answer("never seen", gate=gate))
+    world.books.limit("team", "support", "1.00")
+    code = (
+        "import anthropic, tuppence\n"
+        f"plain = anthropic.Anthropic(api_key='k', base_url={world.base_url!r}, max_retries=0)\n"
+        f"client = tuppence.govern(plain, team='support', database_url={world.books.url!r},\n"
+        "                         redis_url='', lease_seconds=0.01)\n"
+        f"client.messages.create(**{ASKED!r})\n"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    assert gate.reached.wait(30)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    gate.open()
+    (bound,) = world.books.rows("SELECT bound_nanos FROM budget_holds")[0]
+    assert world.books.rows("SELECT used_normal_nanos FROM budget_counters") == [(bound,)]
+    world.client.messages.create(**ASKED)  # whoever commits next looks after abandoned holds
+    assert sorted(world.books.holds) == ["settled", "unresolved"]
+    assert world.books.rows("SELECT used_normal_nanos FROM budget_counters") == [(bound + COST,)]
