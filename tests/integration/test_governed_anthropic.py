@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from contextvars import copy_context
 from copy import deepcopy
@@ -441,6 +442,58 @@ def test_scopes_go_with_tasks_and_threads(sqlite_url: str) -> None:
     projects = {name: count for name, (count, _) in books.summary("project").items()}
     assert projects == {"inner": 1, "outer": 2, "(unattributed)": 1}
     assert {name: count for name, (count, _) in books.summary("team").items()} == {"support": 4}
+
+
+def test_governed_client_is_not_governed_again(sqlite_url: str) -> None:
+    """Twice governed would be twice held and booked; a scope is the way to charge others."""
+    client = tuppence.govern(anthropic.Anthropic(api_key="k"), database_url=sqlite_url)
+    with pytest.raises(InvalidInput, match="is governed already"):
+        tuppence.govern(client, team="other", database_url=sqlite_url)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "kind", [anthropic.AnthropicVertex, anthropic.AsyncAnthropicFoundry], ids=["vertex", "foundry"]
+)
+def test_client_of_another_cloud_is_refused(kind: type) -> None:
+    """Other clouds have other prices: nothing is booked at the wrong ones."""
+    with pytest.raises(InvalidInput, match="billed by another cloud"):
+        tuppence.govern(object.__new__(kind))
+
+
+class Zipped:
+    """Compresses the answers of an application, events too, as proxies of providers do."""
+
+    def __init__(self, app: FakeAnthropic) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request (ASGI)."""
+        packer = zlib.compressobj(wbits=31)
+
+        async def zipped(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                headers = [one for one in message["headers"] if one[0] != b"content-length"]
+                message = {**message, "headers": [*headers, (b"content-encoding", b"gzip")]}
+            elif message["type"] == "http.response.body":
+                body = packer.compress(message["body"]) + packer.flush(zlib.Z_SYNC_FLUSH)
+                body += b"" if message.get("more_body") else packer.flush()
+                message = {**message, "body": body}
+            await send(message)
+
+        await self._app(scope, receive, zipped if scope["type"] == "http" else send)
+
+
+def test_compressed_answers_are_read(sqlite_url: str) -> None:
+    """What comes compressed, whole or as a stream, is handed on readable and booked."""
+    app, books = FakeAnthropic(), Books(sqlite_url)
+    with serve(Zipped(app)) as base_url:
+        plain = anthropic.Anthropic(api_key="k", base_url=base_url, max_retries=0)
+        with tuppence.govern(plain, database_url=sqlite_url, redis_url="") as client:
+            client.messages.create(**ASKED)
+            with client.messages.stream(**ASKED) as stream:
+                assert stream.get_final_text().startswith("hello there")
+    assert (books.calls, books.holds) == (billed(app), ["settled", "settled"])
 
 
 @pytest.mark.parametrize("client", [object(), anthropic])

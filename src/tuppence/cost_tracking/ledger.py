@@ -74,6 +74,13 @@ class Ledger:
         on_changed = refuse_changed if on_change == "refuse" else amendments.amend
         return self._write(book_calls, calls, on_changed)
 
+    def book_each(self, calls: Sequence[Call]) -> list[Booked]:
+        """Book calls in one transaction, and return what was booked for each.
+
+        A call whose key was booked with another payload is amended, as by `book`.
+        """
+        return self._write(_book_each, calls)
+
     def book_one(self, call: Call) -> tuple[list[Row], bool]:
         """Book one call; return its rows as the ledger has them, and whether it was new."""
         return self._write(book_one, call)
@@ -201,6 +208,17 @@ class Ledger:
         if self._listed is None:
             self._listed = self._load_book()
         return self._listed
+
+
+def _book_each(
+    tx: Transaction,
+    dictionary: Dictionary,
+    book: PriceBook,
+    charges: Charges,
+    calls: Sequence[Call],
+) -> list[Booked]:
+    on_changed = amendments.amend
+    return [book_calls(tx, dictionary, book, charges, [call], on_changed) for call in calls]
 
 
 def _summary_and_total(tx: Transaction, query: SummaryQuery) -> tuple[list[SummaryRow], Measures]:

@@ -16,7 +16,6 @@ from typing import Any, Generic, TypeVar, Unpack, cast
 from tuppence.budget.holds import AsyncHold, Hold
 from tuppence.budget.throttler import AsyncBudgetThrottler, BudgetThrottler, ThrottlerOptions
 from tuppence.core.usage import MeteredResponse
-from tuppence.cost_tracking.booking import Booked, Call
 from tuppence.cost_tracking.ledger import utc_now
 from tuppence.errors import (
     BudgetExceeded,
@@ -25,6 +24,7 @@ from tuppence.errors import (
     InvalidInput,
     LedgerError,
 )
+from tuppence.governing.bookkeeping import Bookkeeper
 from tuppence.governing.endpoints import Endpoint
 from tuppence.governing.scope import Payment, current_scope
 from tuppence.governing.steps import GovernOptions, Prepared, Steps
@@ -62,6 +62,7 @@ class Governor:
             options.get("monthly_budget"), **_throttler_options(options)
         )
         self._ledger = self._throttler.calls.ledger
+        self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
         self._journals = _journals(options)
 
@@ -93,7 +94,7 @@ class Governor:
         "journal" the hold is left instead.
         """
         try:
-            booked = self.book([self._steps.bill(call.prepared, metered, call.hold.id)])
+            booked = self._bookkeeper.book(self._steps.bill(call.prepared, metered, call.hold.id))
         except DatabaseUnreachable:
             self.leave(call)
             if not self._journals:
@@ -109,14 +110,11 @@ class Governor:
         else:
             self._end_hold(call.hold, _dollars(booked.measures.cost_nanos))
 
-    def book(self, calls: Sequence[Call]) -> Booked:
-        """Book calls in one transaction, each once; what was booked with less is amended."""
-        return self._ledger.book(calls, on_change="amend")
-
     def book_answers(self, answers: Sequence[MeteredResponse], provider: str) -> None:
         """Book answers that nothing was held for, such as those of a batch, each once."""
         if answers:
-            self.book(self._steps.bills(answers, provider, current_scope()))
+            calls = self._steps.bills(answers, provider, current_scope())
+            self._ledger.book(calls, on_change="amend")
 
     def release(self, call: GovernedCall[Hold]) -> None:
         """Give back what is held: nothing was billed.
@@ -142,6 +140,7 @@ class Governor:
 
     def close(self) -> None:
         """Close the database."""
+        self._bookkeeper.close()
         self._throttler.close()
 
     def _hold(self, prepared: Prepared) -> Hold:
@@ -177,6 +176,7 @@ class AsyncGovernor:
             options.get("monthly_budget"), **_throttler_options(options)
         )
         self._ledger = self._throttler.calls.ledger
+        self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
         self._journals = _journals(options)
         self._threads = DatabaseThreads()
@@ -203,14 +203,11 @@ class AsyncGovernor:
         """See Governor.settle."""
         await self._carry_out(self._settle(call, metered))
 
-    async def book(self, calls: Sequence[Call]) -> Booked:
-        """See Governor.book."""
-        return await self._threads.call(self._ledger.book, calls, on_change="amend")
-
     async def book_answers(self, answers: Sequence[MeteredResponse], provider: str) -> None:
         """See Governor.book_answers."""
         if answers:
-            await self.book(self._steps.bills(answers, provider, current_scope()))
+            calls = self._steps.bills(answers, provider, current_scope())
+            await self._threads.call(self._ledger.book, calls, on_change="amend")
 
     async def release(self, call: GovernedCall[AsyncHold]) -> None:
         """See Governor.release."""
@@ -232,12 +229,15 @@ class AsyncGovernor:
         """Wait for what is being settled, close the database and end the threads."""
         if self._ends:
             await asyncio.wait(self._ends)
+        await self._threads.call(self._bookkeeper.close)
         await self._throttler.close()
         self._threads.shutdown()
 
     async def _settle(self, call: GovernedCall[AsyncHold], metered: MeteredResponse) -> None:
         try:
-            booked = await self.book([self._steps.bill(call.prepared, metered, call.hold.id)])
+            booked = await self._bookkeeper.book_async(
+                self._steps.bill(call.prepared, metered, call.hold.id)
+            )
         except DatabaseUnreachable:
             await self.leave(call)
             if not self._journals:

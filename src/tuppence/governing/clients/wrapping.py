@@ -54,6 +54,13 @@ def govern(client: C, **options: Unpack[GovernOptions]) -> C:
     Raises InvalidInput, InvalidMoney, DatabaseUnreachable, SchemaMismatch.
     """
     package = _package_of(client)
+    if "_governor" in vars(client):
+        raise InvalidInput(
+            "is governed already",
+            field="client",
+            value=type(client).__name__,
+            remedy="govern the client that it was made of, or use tuppence.scope",
+        )
     is_async = hasattr(client, "__aenter__")
     governor = AsyncGovernor(**options) if is_async else Governor(**options)
     base: type = type(client)
