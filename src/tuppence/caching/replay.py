@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple, TypedDict
 
@@ -157,8 +157,8 @@ class Lane:
         self._rules: CacheRules | None = None
         self._last = (NOTHING, CacheEntries())
 
-    def serve(self, request: TraceRequest, sent: Sent, rules: CacheRules, stream: Stream) -> None:
-        """Answer a request as the provider would, with this policy's markers."""
+    def serve(self, request: TraceRequest, sent: Sent, rules: CacheRules, stream: Stream) -> Served:
+        """Answer a request as the provider would, with this policy's markers; return the counts."""
         self._refresh(sent.at)
         served = NOTHING
         cache = self._caches.get(request.model)
@@ -169,6 +169,7 @@ class Lane:
             served = cache.serve(sent.path, markers, sent.at, sent.minimum_tokens)
         self.bill.add(rules, request.input_tokens, served)
         self._rules, self._last = rules, (served, cache)
+        return served
 
     def learn(self, sent: Sent) -> None:
         """Let the policy learn from the request served last."""
@@ -283,6 +284,36 @@ def replay(
     lanes: list[Lane | HindsightLane] = [*online, *bounds]
     lanes.sort(key=lambda lane: choices.index(lane.choice))
     return _result(totals, plain.nanos(), lanes, model)
+
+
+class Answered(NamedTuple):
+    """A request with what the provider would have counted of its prompt."""
+
+    request: TraceRequest
+    served: Served | None
+    """None where the model has no price."""
+
+
+def answer_adaptively(streams: Iterable[Stream], rule_book: RuleBook) -> Iterator[Answered]:
+    """Yield every request as it is answered under the adaptive policy, in the trace's order.
+
+    Together they are what `replay` says of the policy "adaptive".
+    """
+    statistics = ReuseStatistics(prior_of)
+    lane = Lane(Choice("adaptive", None))
+    for stream in streams:
+        for request in stream.requests:
+            tier = rule_book.tier(request.model, request.input_tokens)
+            if tier is None:
+                yield Answered(request, None)
+                continue
+            sent = _sent(request, tier, statistics)
+            served = lane.serve(request, sent, tier.rules, stream)
+            if sent.path:
+                _learn(sent, (lane,), statistics)
+            yield Answered(request, served)
+        lane.end_stream()
+        statistics.pause()
 
 
 def choices_of(names: Sequence[str], ttl: str) -> list[Choice]:

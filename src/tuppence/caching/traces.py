@@ -24,6 +24,7 @@ from tuppence.caching.positions import (
 from tuppence.caching.prefix_tree import Position, PrefixTree
 from tuppence.caching.request_blocks import RequestBlocks, blocks_of
 from tuppence.caching.rules import LOOKBACK_POSITIONS
+from tuppence.core.usage import MeteredPart
 from tuppence.errors import InvalidInput, InvalidRequest, InvalidTrace
 from tuppence.providers.anthropic import read_usage
 
@@ -43,6 +44,10 @@ class TraceRequest(NamedTuple):
     path: Callable[[], Sequence[Position]]
     """Returns the places after which its prompt may be cached, the shortest prefix first."""
     traits: RequestTraits
+    output_tokens: int | None = None
+    """None where the trace does not tell."""
+    billed: tuple[MeteredPart, ...] = ()
+    """What the provider counted; empty where the trace does not tell."""
 
 
 class Stream(NamedTuple):
@@ -61,6 +66,7 @@ class _KvRequest(msgspec.Struct):
     type: str
     model: str = ""
     in_: int = msgspec.field(default=0, name="in")
+    out: int | None = None
     input_types: tuple[str, ...] = ()
     h: Runs = ()
     requests: tuple[_KvRequest, ...] = ()
@@ -79,12 +85,24 @@ class _MessageRow(msgspec.Struct):
     timestamp: float | datetime
     request: dict[str, Any]
     usage: dict[str, Any] | None = None
+    response: dict[str, Any] | None = None
+
+    def billed(self, model: str) -> tuple[MeteredPart, ...]:
+        """Return what the provider counted, nothing where the row does not tell."""
+        response = self.response or {}
+        usage = self.usage or response.get("usage")
+        if not usage:
+            return ()
+        return read_usage(
+            usage, response.get("model") or model, stop_reason=response.get("stop_reason", "")
+        )
 
 
 class _MooncakeRequest(msgspec.Struct):
     timestamp: float
     input_length: int
     hash_ids: tuple[int, ...]
+    output_length: int | None = None
 
 
 def read_claude_code_kv(
@@ -106,6 +124,15 @@ def read_mooncake(
 
     Raises InvalidTrace.
     """
+    name = required_model(model)
+    decoder = msgspec.json.Decoder(_MooncakeRequest)
+    tree = PrefixTree(MOONCAKE_BLOCK_TOKENS)
+    rows = sorted(_decoded(path, decoder, on_bytes), key=lambda row: row.timestamp)
+    yield Stream((_mooncake_request(row, name, tree) for row in rows), None)
+
+
+def required_model(model: str | None) -> str:
+    """Return the model of a trace that names none; raise InvalidInput where none is given."""
     if model is None:
         raise InvalidInput(
             "is needed, because the trace names no model",
@@ -113,28 +140,31 @@ def read_mooncake(
             value=model,
             remedy="add --model, for instance --model claude-opus-5",
         )
-    decoder = msgspec.json.Decoder(_MooncakeRequest)
-    tree = PrefixTree(MOONCAKE_BLOCK_TOKENS)
-    rows = sorted(_decoded(path, decoder, on_bytes), key=lambda row: row.timestamp)
-    yield Stream((_mooncake_request(row, model, tree) for row in rows), None)
+    return model
 
 
 def read_messages(
-    path: Path, model: str | None, on_bytes: Callable[[int], None]
+    path: Path,
+    model: str | None,
+    on_bytes: Callable[[int], None],
+    *,
+    model_of: Callable[[Mapping[str, Any], str], str] | None = None,
 ) -> Iterator[Stream]:
     """Yield recorded Messages API requests as one stream.
 
     A line holds `timestamp` (seconds, or an ISO 8601 time) and `request`, the body that was sent;
-    where lines have `usage`, the provider's counts, they tell how many tokens a byte has.
+    where lines have `usage` or `response`, the provider's counts tell how many tokens a byte has.
+    `model_of` may choose another model for a body than the one that was asked.
     Raises InvalidTrace, also for a body that the provider would refuse.
     """
     rows = list(_decoded(path, msgspec.json.Decoder(_MessageRow), on_bytes))
     timed = sorted(((_seconds(row.timestamp), row) for row in rows), key=lambda pair: pair[0])
     blocks = [_blocks(row.request, path) for _, row in timed]
     table = PromptPositions(tokens_per_byte=_tokens_per_byte(timed, blocks))
+    choose = model_of or _asked_model
     yield Stream(
         [
-            _message_request(at, row.request, cut, row.request.get("model") or model or "", table)
+            _message_request(at, row, cut, choose(row.request, model or ""), table)
             for (at, row), cut in zip(timed, blocks, strict=True)
         ],
         LOOKBACK_POSITIONS,
@@ -146,6 +176,10 @@ READERS: Mapping[str, Reader] = {
     "mooncake": read_mooncake,
     "messages": read_messages,
 }
+
+
+def _asked_model(request: Mapping[str, Any], default: str) -> str:
+    return request.get("model") or default
 
 
 def _kv_requests(conversation: _KvConversation, model: str | None) -> Iterator[TraceRequest]:
@@ -167,6 +201,7 @@ def _kv_requests(conversation: _KvConversation, model: str | None) -> Iterator[T
                 by_person="tool_result" not in request.input_types,
                 static_tokens=blocks * size,
             ),
+            output_tokens=request.out,
         )
 
 
@@ -189,6 +224,7 @@ def _mooncake_request(row: _MooncakeRequest, model: str, tree: PrefixTree) -> Tr
         input_tokens=row.input_length,
         path=partial(tree.path, runs_of(whole), (1,)),
         traits=RequestTraits(),
+        output_tokens=row.output_length,
     )
 
 
@@ -204,16 +240,19 @@ def runs_of(ids: Iterable[int]) -> Runs:
 
 
 def _message_request(
-    at: float,
-    request: Mapping[str, Any],
-    blocks: RequestBlocks,
-    model: str,
-    table: PromptPositions,
+    at: float, row: _MessageRow, blocks: RequestBlocks, model: str, table: PromptPositions
 ) -> TraceRequest:
     path = table.path(model, blocks)
     table.keep(model, blocks, path)
+    billed = row.billed(model)
     return TraceRequest(
-        at, model, path[-1].end_tokens, lambda: path, traits_of(request, path, blocks)
+        at,
+        model,
+        path[-1].end_tokens,
+        lambda: path,
+        traits_of(row.request, path, blocks),
+        sum(part.usage.output_tokens for part in billed) if billed else None,
+        billed,
     )
 
 
@@ -234,9 +273,9 @@ def _tokens_per_byte(
 ) -> Fraction:
     tokens = size_bytes = 0
     for (_, row), cut in zip(rows, blocks, strict=True):
-        if row.usage is not None:
-            parts = read_usage(row.usage, "")
-            tokens += parts[0].usage.prompt_tokens
+        billed = row.billed("")
+        if billed:
+            tokens += billed[0].usage.prompt_tokens
             size_bytes += sum(block.size_bytes for block in cut.blocks)
     return Fraction(tokens, size_bytes) if tokens and size_bytes else TOKENS_PER_BYTE
 

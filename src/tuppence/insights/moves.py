@@ -75,7 +75,7 @@ def _moves(calls: Calls, tiers: Tiers) -> Iterator[Move]:
         "task_complexity", "provider", "model"
     ):
         family = family_of(model)
-        target = None if family is None else _target(complexity, family, tiers)
+        target = None if family is None else target_tier(complexity, family, tiers)
         if family is None or target is None:
             continue
         saving = _saving(calls, provider, model, measures, target)
@@ -91,8 +91,11 @@ def _moves(calls: Calls, tiers: Tiers) -> Iterator[Move]:
             )
 
 
-def _target(complexity: str, family: Family, tiers: Tiers) -> Tier | None:
-    """Return the tier for simple work, for moderate work of the top, else the family's own."""
+def target_tier(complexity: str, family: Family, tiers: Tiers) -> Tier | None:
+    """Return the tier for simple work, for moderate work of the top, else the family's own.
+
+    None where the family has none.
+    """
     if complexity == "simple" and family.rank > tiers[0].family.rank:
         return tiers[0]
     if complexity == "moderate" and len(tiers) > 1 and family.rank >= tiers[-1].family.rank:

@@ -33,6 +33,7 @@ CALLS_PER_TRANSACTION = 20_000
 SYNTHETIC_MODEL = "<synthetic>"
 """What Claude Code writes for messages of its own, which no provider has billed."""
 EXAMPLES_KEPT = 5
+NOBODY = Attribution()
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What a line can be that is no JSON: broken, not UTF-8, nested without end."""
 
@@ -121,14 +122,26 @@ def import_claude_code(
     given = Attribution(team_id=team_id, user_id=user_id, project_id=project_id).check()
     result = ImportResult()
     with paused_collector():
-        answers: dict[object, _Answer] = {}
-        for log in find_logs(paths):
-            result.files += 1
-            _read_log(log, answers, result, on_bytes)
-        calls = list(_calls(answers, given, result))
-        del answers
-        _book(ledger, calls, result)
+        _book(ledger, read_calls(paths, result, given=given, on_bytes=on_bytes), result)
     return result
+
+
+def read_calls(
+    paths: Sequence[str | Path],
+    result: ImportResult,
+    *,
+    given: Attribution = NOBODY,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> list[Call]:
+    """Return the calls of session logs, each once, and count in `result` what was read.
+
+    Raises NoLogsFound.
+    """
+    answers: dict[object, _Answer] = {}
+    for log in find_logs(paths):
+        result.files += 1
+        _read_log(log, answers, result, on_bytes)
+    return list(_calls(answers, given, result))
 
 
 def _book(ledger: Ledger, calls: Sequence[Call], result: ImportResult) -> None:

@@ -22,8 +22,8 @@ from tuppence.caching.traces import READERS
 from tuppence.entrypoints.cli.charts import Bar, bar_chart, write_chart
 from tuppence.entrypoints.cli.imports import progress
 from tuppence.entrypoints.cli.options import json_option, moment_of
+from tuppence.entrypoints.cli.replay_savings import savings, trace_size
 from tuppence.entrypoints.cli.tables import Column, draw
-from tuppence.errors import InvalidTrace
 from tuppence.language import Translate, translator
 from tuppence.prices.catalogue import load_price_book
 from tuppence.settings import load_settings
@@ -34,6 +34,9 @@ BOUND_COLOUR, CHOSEN_COLOUR, FIXED_COLOUR = "#c9c9c9", "#1f7a4d", "#7aa6c2"
 @click.group("replay")
 def command() -> None:
     """Put recorded traffic through other ways of sending it."""
+
+
+command.add_command(savings)
 
 
 @command.command("prompt-cache")
@@ -74,7 +77,7 @@ def prompt_cache(
     moment = moment_of(at, "at", ZoneInfo("UTC")) or datetime.now(ZoneInfo("UTC"))
     rule_book = RuleBook(load_price_book(load_settings().cache_directory), int(moment.timestamp()))
     choices = choices_of(policies or tuple(POLICIES), ttl)
-    with progress(_size(trace), wanted=not as_json) as on_bytes:
+    with progress(trace_size(trace), wanted=not as_json) as on_bytes:
         result = replay(READERS[format_](trace, model, on_bytes), choices, rule_book)
     _ = translator(load_settings().language)
     if chart is not None:
@@ -83,18 +86,6 @@ def prompt_cache(
         click.echo(json.dumps(result, indent=2))
     else:
         _print(trace.name, result, _)
-
-
-def _size(trace: Path) -> int:
-    try:
-        return trace.stat().st_size
-    except OSError as error:
-        raise InvalidTrace(
-            f"cannot be read: {error.strerror}",
-            field="trace",
-            value=str(trace),
-            remedy="give a file: plain, .gz or .xz",
-        ) from error
 
 
 def _print(name: str, result: ReplayResult, _: Translate) -> None:

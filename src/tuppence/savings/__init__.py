@@ -1,0 +1,1 @@
+"""What recorded traffic would have cost with other measures, and what it shows to have saved."""
