@@ -78,8 +78,12 @@ class CallPrices:
         *,
         provider: str | None = None,
         terms: Terms = STANDARD_TERMS,
+        book: PriceBook | None = None,
     ) -> CallWish:
-        """Return a call with its price; raise UnknownPrice, InvalidUsage, InvalidInput."""
+        """Return a call with its price, by the book in force where none is given.
+
+        Raises UnknownPrice, InvalidUsage, InvalidInput.
+        """
         check_count("max_tokens", max_tokens)
         if minimum_max_tokens is not None:
             check_count("minimum_max_tokens", minimum_max_tokens)
@@ -91,9 +95,8 @@ class CallPrices:
                     remedy="give the fewest tokens that the answer is of use with",
                 )
         at_seconds = int(self.ledger.now().timestamp())
-        book = self.ledger.price_book()
         price = call_price(
-            book,
+            book or self.ledger.price_book(),
             model,
             input_tokens,
             at_seconds,

@@ -28,7 +28,6 @@ from tuppence.governing.bookkeeping import Bookkeeper
 from tuppence.governing.endpoints import Endpoint
 from tuppence.governing.scope import Payment, current_scope
 from tuppence.governing.steps import GovernOptions, Prepared, Steps
-from tuppence.settings import load_settings
 from tuppence.storage.threads import DatabaseThreads
 
 T = TypeVar("T")
@@ -64,7 +63,6 @@ class Governor:
         self._ledger = self._throttler.calls.ledger
         self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
-        self._journals = _journals(options)
 
     def open(
         self, endpoint: Endpoint, request: Mapping[str, Any], payment: Payment | None = None
@@ -97,7 +95,7 @@ class Governor:
             booked = self._bookkeeper.book(self._steps.bill(call.prepared, metered, call.hold.id))
         except DatabaseUnreachable:
             self.leave(call)
-            if not self._journals:
+            if not self._steps.journals:
                 raise
             return
         except BaseException:
@@ -178,7 +176,6 @@ class AsyncGovernor:
         self._ledger = self._throttler.calls.ledger
         self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
-        self._journals = _journals(options)
         self._threads = DatabaseThreads()
         self._ends: set[asyncio.Task[None]] = set()
 
@@ -240,7 +237,7 @@ class AsyncGovernor:
             )
         except DatabaseUnreachable:
             await self.leave(call)
-            if not self._journals:
+            if not self._steps.journals:
                 raise
             return
         except BaseException:
@@ -296,11 +293,6 @@ def _throttler_options(options: GovernOptions) -> ThrottlerOptions:
     known = ThrottlerOptions.__annotations__
     chosen = {name: value for name, value in options.items() if name in known}
     return cast("ThrottlerOptions", chosen)
-
-
-def _journals(options: GovernOptions) -> bool:
-    chosen = options.get("when_unreachable") or load_settings().when_unreachable
-    return chosen == "journal"
 
 
 def _check_names(options: Mapping[str, Any]) -> None:

@@ -20,13 +20,14 @@ from tuppence.core.price_book import PriceBook
 from tuppence.core.usage import STANDARD_TERMS, MeteredResponse, Terms
 from tuppence.cost_tracking.booking import Call
 from tuppence.cost_tracking.records import AttributionRecord, call_of_response
-from tuppence.errors import BudgetExceeded, InvalidInput, InvalidRequest
+from tuppence.errors import BudgetExceeded, DatabaseUnreachable, InvalidInput, InvalidRequest
 from tuppence.governing.bounds import MOST_OUTPUT_TOKENS, InputSize, input_size
 from tuppence.governing.endpoints import CHAT, MESSAGES, Endpoint
 from tuppence.governing.scope import NOBODY, Payment, payment_of
 from tuppence.model_router.classifier import WEIGHTS_PATH
 from tuppence.model_router.routing import DEFAULT_OUTPUT_TOKENS, DEFAULT_TURNS, Routing
 from tuppence.model_router.steps import DEFAULT_QUALITY
+from tuppence.settings import load_settings
 
 AUTO = "auto"
 
@@ -121,6 +122,10 @@ class Steps:
         self._lock = threading.Lock()
         self._routing: Routing | None = None
         self._history: CacheHistory | None = None
+        self._last_book: PriceBook | None = None
+        unreachable = options.get("when_unreachable") or load_settings().when_unreachable
+        self.journals = unreachable == "journal"
+        """Whether calls go on while the database is away."""
 
     @property
     def wait_seconds(self) -> float:
@@ -138,7 +143,7 @@ class Steps:
         """
         now = self._now()
         request = dict(asked)
-        book = self._calls.ledger.price_book()
+        book = self._book()
         is_routed = request.get("model") == AUTO and endpoint is MESSAGES
         request["model"] = self._model_of(request, payment, book, is_routed=is_routed)
         planned = self._planned(endpoint, request, now, book)
@@ -153,7 +158,7 @@ class Steps:
             endpoint=endpoint,
             request=request,
             size=size,
-            wish=self._wish(endpoint, request, size),
+            wish=self._wish(endpoint, request, size, book),
             payment=payment,
             started_at=now,
             is_routed=is_routed,
@@ -169,7 +174,7 @@ class Steps:
         for offer in error.offers:
             if offer.model != prepared.model and offer.max_tokens >= prepared.wish.max_tokens:
                 request = {**prepared.request, "model": offer.model}
-                wish = self._wish(prepared.endpoint, request, prepared.size)
+                wish = self._wish(prepared.endpoint, request, prepared.size, self._book())
                 return replace(prepared, request=request, wish=wish)
         return None
 
@@ -249,7 +254,18 @@ class Steps:
                 )
             return self._routing
 
-    def _wish(self, endpoint: Endpoint, request: Mapping[str, Any], size: InputSize) -> CallWish:
+    def _book(self) -> PriceBook:
+        """Return the price book in force; where calls go on without a database, the last known."""
+        try:
+            self._last_book = self._calls.ledger.price_book()
+        except DatabaseUnreachable:
+            if not self.journals or self._last_book is None:
+                raise
+        return self._last_book
+
+    def _wish(
+        self, endpoint: Endpoint, request: Mapping[str, Any], size: InputSize, book: PriceBook
+    ) -> CallWish:
         minimum = self._options.get("minimum_max_tokens")
         max_tokens = _max_tokens(endpoint, request)
         if minimum is not None:
@@ -263,6 +279,7 @@ class Steps:
             minimum if count == 1 else None,
             provider=endpoint.provider,
             terms=_terms(request),
+            book=book,
         )
 
 
