@@ -22,7 +22,7 @@ import tuppence
 from tests.integration.governed import HELLO, MODEL, Books, billed, runners
 from tuppence.errors import BudgetExceeded, InvalidInput, UnknownPrice
 from tuppence.testing.answers import Failure, Gate, Reset, refusal, text_answer, tool_answer
-from tuppence.testing.fake_anthropic import FakeAnthropic
+from tuppence.testing.fake_anthropic import FakeAnthropic, live
 from tuppence.testing.serving import serve
 
 CLIENTS: dict[str, Any] = {"sync": anthropic.Anthropic, "async": anthropic.AsyncAnthropic}
@@ -482,6 +482,51 @@ class Zipped:
             await send(message)
 
         await self._app(scope, receive, zipped if scope["type"] == "http" else send)
+
+
+OVERLOADED = (
+    b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n'
+)
+
+
+async def overloaded(scope: Any, receive: Any, send: Any) -> None:
+    """Answer every request with a stream that is nothing but an error (ASGI)."""
+    if scope["type"] == "lifespan":
+        await live(receive, send)
+        return
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": OVERLOADED, "more_body": False})
+
+
+def test_stream_that_is_only_an_error_costs_nothing(sqlite_url: str) -> None:
+    """A provider that is overloaded may say so in a stream: released, and passed on."""
+    books = Books(sqlite_url)
+    with serve(overloaded) as base_url:
+        plain = anthropic.Anthropic(api_key="k", base_url=base_url, max_retries=0)
+        with tuppence.govern(plain, database_url=sqlite_url, redis_url="") as client:
+            stream = client.messages.create(stream=True, **ASKED)
+            with pytest.raises(anthropic.APIStatusError):
+                list(stream)
+    assert (books.calls, books.holds) == ([], ["released"])
+
+
+def test_tool_runner_is_governed_turn_by_turn(sqlite_url: str) -> None:
+    """Each turn that the package's tool runner takes is a call of its own."""
+    app, books = FakeAnthropic(), Books(sqlite_url)
+    app.script(tool_answer("weather", {"city": "Taipei"}), text_answer("It rains."))
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Tell the weather of a city."""
+        return f"rain in {city}"
+
+    with serve(app) as base_url:
+        plain = anthropic.Anthropic(api_key="k", base_url=base_url, max_retries=0)
+        with tuppence.govern(plain, database_url=sqlite_url, redis_url="") as client:
+            runner = client.beta.messages.tool_runner(tools=[weather], **ASKED)
+            assert runner.until_done().content[0].text == "It rains."
+    assert (books.calls, books.holds) == (billed(app), ["settled", "settled"])
 
 
 def test_compressed_answers_are_read(sqlite_url: str) -> None:

@@ -210,6 +210,54 @@ def test_structured_output_and_tools_are_governed(world: SimpleNamespace) -> Non
     assert world.books.calls == billed(world.app)
 
 
+def test_stream_helpers_are_the_same_for_their_user(world: SimpleNamespace) -> None:
+    """`stream` of both interfaces gives events and the final answer, and is booked once."""
+    caller = world.client()
+    client = caller.client
+
+    def read() -> Any:
+        with client.chat.completions.stream(**CHAT) as stream:
+            stream.until_done()
+            completion = stream.get_final_completion()
+        with client.responses.stream(**RESPONSE) as stream:
+            stream.until_done()
+            return completion, stream.get_final_response()
+
+    async def read_async() -> Any:
+        async with client.chat.completions.stream(**CHAT) as stream:
+            await stream.until_done()
+            completion = await stream.get_final_completion()
+        async with client.responses.stream(**RESPONSE) as stream:
+            await stream.until_done()
+            return completion, await stream.get_final_response()
+
+    is_async = world.kind is openai.AsyncOpenAI
+    completion, response = caller.call(read_async if is_async else read)
+    assert completion.choices[0].message.content == response.output_text == "ok " * 16
+    assert (world.books.calls, world.books.holds) == (billed(world.app), ["settled"] * 2)
+
+
+def test_raw_streams_are_governed(world: SimpleNamespace) -> None:
+    """`with_streaming_response` hands on the bytes, without the usage that nobody asked for."""
+    caller = world.client()
+    streaming = caller.client.chat.completions.with_streaming_response
+
+    def read(*, stream: bool) -> bytes:
+        with streaming.create(stream=stream, **CHAT) as response:
+            return b"".join(response.iter_bytes())
+
+    async def read_async(*, stream: bool) -> bytes:
+        async with streaming.create(stream=stream, **CHAT) as response:
+            return b"".join([piece async for piece in response.iter_bytes()])
+
+    method = read_async if world.kind is openai.AsyncOpenAI else read
+    assert b'"usage":{' in caller.call(method, stream=False)
+    events = caller.call(method, stream=True)
+    assert b'"usage":{' not in events
+    assert events.endswith(b"data: [DONE]\n\n")
+    assert (world.books.calls, world.books.holds) == (billed(world.app), ["settled"] * 2)
+
+
 def test_client_is_the_same_to_its_user(world: SimpleNamespace) -> None:
     """It is of its class, has its attributes, and what is derived from it is governed too."""
     caller = world.client()

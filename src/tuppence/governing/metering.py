@@ -29,6 +29,9 @@ class _Passage:
         self._cutter = EventCutter()
         self.is_readable = True
         """False from where the provider's counts cannot be read."""
+        self.is_refused = False
+        """Whether all that came is an error: then nothing is billed."""
+        self._has_begun = False
 
     @property
     def is_complete(self) -> bool:
@@ -51,8 +54,11 @@ class _Passage:
 
     def _takes(self, event: bytes) -> bool:
         data = data_of(event)
-        if data is None:
+        if data is None or data.get("type") == "ping":
             return True
+        if not self._has_begun:
+            self._has_begun = True
+            self.is_refused = data.get("type") == "error" or bool(data.get("error"))
         try:
             self._meter.add(data)
         except InvalidUsage:
@@ -93,7 +99,10 @@ class MeteredStream:
         """Settle the call from what was seen, once; raise DatabaseUnreachable."""
         if not self._is_settled:
             self._is_settled = True
-            settle(self._governor, self._call, self._passage.metered())
+            if self._passage.is_refused:
+                self._governor.release(self._call)
+            else:
+                settle(self._governor, self._call, self._passage.metered())
 
 
 class AsyncMeteredStream:
@@ -129,7 +138,10 @@ class AsyncMeteredStream:
         """See MeteredStream.finish."""
         if not self._is_settled:
             self._is_settled = True
-            await settle_async(self._governor, self._call, self._passage.metered())
+            if self._passage.is_refused:
+                await self._governor.release(self._call)
+            else:
+                await settle_async(self._governor, self._call, self._passage.metered())
 
 
 def read_body(prepared: Prepared, body: bytes) -> MeteredResponse | None:
