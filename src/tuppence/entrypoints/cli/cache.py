@@ -132,10 +132,11 @@ def _watch(path: Path, model: str | None, _: Translate, *, as_json: bool) -> Non
         raise InvalidTrace(
             "does not exist", field="FILE", value=str(path), remedy="name a file or directory"
         )
+    # Before it is said, so that what is written from then on is seen.
+    read_up_to = {one: one.stat().st_size for one in _growing(path)}
     if not as_json:
         click.echo(_("Watching {path}; Ctrl-C ends it.").format(path=path), err=True)
     readers: dict[Path, Doctor] = {}
-    read_up_to = {one: one.stat().st_size for one in _growing(path)}
     while True:
         for one in _growing(path):
             for line in _new_lines(one, read_up_to):
