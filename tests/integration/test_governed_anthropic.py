@@ -8,6 +8,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from contextvars import copy_context
 from copy import deepcopy
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 
 import tuppence
 from tests.integration.governed import HELLO, MODEL, Books, billed, runners
+from tuppence.budget.throttler import BudgetThrottler
 from tuppence.errors import BudgetExceeded, InvalidInput, UnknownPrice
 from tuppence.testing.answers import Failure, Gate, Reset, refusal, text_answer, tool_answer
 from tuppence.testing.fake_anthropic import FakeAnthropic, live
@@ -194,6 +196,33 @@ def test_arguments_stay_as_they_are(world: SimpleNamespace) -> None:
         caller.call(caller.client.messages.create, **asked)
     assert asked == before
     assert b'"top_k":5' in world.app.requests[0].body.replace(b" ", b"")
+
+
+def test_conversation_goes_on_with_the_package_s_own_objects(world: SimpleNamespace) -> None:
+    """An answer's content may be passed back as it came, as the package allows."""
+    caller = world.client()
+    world.app.script(tool_answer("look", {"at": 1}))
+    first = caller.call(caller.client.messages.create, **ASKED)
+    result = {"type": "tool_result", "tool_use_id": first.content[0].id, "content": "seen"}
+    turns = [
+        *HELLO,
+        {"role": "assistant", "content": first.content},
+        {"role": "user", "content": [result, {"type": "text", "text": "and?"}]},
+    ]
+    caller.call(caller.client.messages.create, **{**ASKED, "messages": turns})
+    assert (world.books.calls, world.books.holds) == (billed(world.app), ["settled"] * 2)
+
+
+def test_hold_that_an_operator_has_ended_costs_no_answer(world: SimpleNamespace) -> None:
+    """Who resolved the hold of a long call by hand does not take its answer away."""
+    caller = world.client(lease_seconds=0.001)
+    stream = caller.call(caller.client.messages.create, stream=True, **ASKED)
+    with closing(BudgetThrottler(database_url=world.books.url, redis_url="")) as operator:
+        ((number,),) = world.books.rows("SELECT id FROM budget_holds")
+        operator.hold("0.01").release()  # its commit finds holds that are past their lease
+        operator.resolve(f"h{number:x}", "0.01")
+    assert caller.events(stream)[-1].type == "message_stop"
+    assert world.books.calls == billed(world.app)
 
 
 def test_unchanged_request_is_sent_byte_for_byte(world: SimpleNamespace) -> None:
@@ -442,6 +471,26 @@ def test_scopes_go_with_tasks_and_threads(sqlite_url: str) -> None:
     projects = {name: count for name, (count, _) in books.summary("project").items()}
     assert projects == {"inner": 1, "outer": 2, "(unattributed)": 1}
     assert {name: count for name, (count, _) in books.summary("team").items()} == {"support": 4}
+
+
+def test_answer_of_a_middleware_is_not_billed(sqlite_url: str) -> None:
+    """A middleware of the package that answers by itself sends nothing: released."""
+    app, books = FakeAnthropic(), Books(sqlite_url)
+    kept: list[Any] = []
+
+    def remembering(request: Any, call_next: Any) -> Any:
+        if not kept:
+            kept.append(call_next(request).parse())
+        return kept[0]
+
+    with serve(app) as base_url:
+        plain = anthropic.Anthropic(
+            api_key="k", base_url=base_url, max_retries=0, middleware=[remembering]
+        )
+        with tuppence.govern(plain, database_url=sqlite_url, redis_url="") as client:
+            answers = [client.messages.create(**ASKED) for _ in range(2)]
+    assert answers[0].id == answers[1].id
+    assert (books.calls, books.holds) == (billed(app), ["settled", "released"])
 
 
 def test_governed_client_is_not_governed_again(sqlite_url: str) -> None:

@@ -210,6 +210,19 @@ def test_structured_output_and_tools_are_governed(world: SimpleNamespace) -> Non
     assert world.books.calls == billed(world.app)
 
 
+def test_conversation_goes_on_with_the_package_s_own_objects(world: SimpleNamespace) -> None:
+    """Messages and output items may be passed back as they came, as the package allows."""
+    caller = world.client()
+    client = caller.client
+    chat = caller.call(client.chat.completions.create, **CHAT)
+    turns = [*HELLO, chat.choices[0].message, {"role": "user", "content": "and?"}]
+    caller.call(client.chat.completions.create, **{**CHAT, "messages": turns})
+    response = caller.call(client.responses.create, **RESPONSE)
+    items = [*response.output, {"role": "user", "content": "and?"}]
+    caller.call(client.responses.create, **{**RESPONSE, "input": items})
+    assert (world.books.calls, world.books.holds) == (billed(world.app), ["settled"] * 4)
+
+
 def test_stream_helpers_are_the_same_for_their_user(world: SimpleNamespace) -> None:
     """`stream` of both interfaces gives events and the final answer, and is booked once."""
     caller = world.client()

@@ -20,6 +20,7 @@ from tuppence.cost_tracking.ledger import utc_now
 from tuppence.errors import (
     BudgetExceeded,
     DatabaseUnreachable,
+    HoldAlreadyEnded,
     HoldExpired,
     InvalidInput,
     LedgerError,
@@ -160,6 +161,8 @@ class Governor:
         except HoldExpired:
             hold.__exit__(None, None, None)
             self._throttler.resolve(hold.id, cost or Decimal(0))
+        except HoldAlreadyEnded:  # by an operator, who resolved it when its lease had run out
+            _logger.warning(_ENDED, hold.id, exc_info=True)
 
 
 class AsyncGovernor:
@@ -268,6 +271,8 @@ class AsyncGovernor:
         except HoldExpired:
             await hold.__aexit__(None, None, None)
             await self._throttler.resolve(hold.id, cost or Decimal(0))
+        except HoldAlreadyEnded:
+            _logger.warning(_ENDED, hold.id, exc_info=True)
 
     async def _carry_out(self, end: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(end)
@@ -282,6 +287,7 @@ _UNRESOLVED = (
 )
 
 
+_ENDED = "hold %s was ended by somebody else; its call is booked all the same"
 _STAYS = "hold %s could not be ended, and stays until its lease runs out"
 
 

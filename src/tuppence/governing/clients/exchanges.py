@@ -49,11 +49,14 @@ class Exchange:
         response.stream = stream_class(response)(metered, decoded.close)
 
     def answered(self) -> None:
-        """Book and settle, durably; a stream does that itself."""
+        """Book and settle, durably; a stream does that itself.
+
+        Without any answer of the provider (a middleware had one) nothing was billed.
+        """
         if self._body is not None:
             settle(self._governor, self.call, read_body(self.call.prepared, self._body))
         elif not self._is_streamed:
-            self._governor.leave(self.call)
+            self._governor.release(self.call)
 
     def failed(self, error: BaseException, package: ModuleType) -> None:
         """End the call by what was raised, which goes on to the caller."""
@@ -89,7 +92,7 @@ class AsyncExchange:
             metered = read_body(self.call.prepared, self._body)
             await settle_async(self._governor, self.call, metered)
         elif not self._is_streamed:
-            await self._governor.leave(self.call)
+            await self._governor.release(self.call)
 
     async def failed(self, error: BaseException, package: ModuleType) -> None:
         """See Exchange.failed."""
