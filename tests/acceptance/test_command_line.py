@@ -302,12 +302,19 @@ def test_the_demo_runs_without_anything(tmp_path: Path) -> None:
         "Proof:",
     ):
         assert words in done.stdout
+    projected, _, measured = done.stdout.partition("Projected:")[2].partition("Measured:")
+    assert "Model router" in projected
+    assert "Over the limit" in projected
+    assert "Prompt caching" in measured
+    assert measured.rstrip().splitlines()[-1].startswith("Your own logs:")
 
 
 def test_the_demo_runs_on_a_real_trace(log: Path) -> None:
     """With --trace the demo imports a log and reports on it."""
     done = tuppence("demo", "--trace", log)
     assert (done.returncode, "Booked: $0.0225" in done.stdout) == (0, True), done.stderr
+    assert "Projected: what would have been" in done.stdout
+    assert "Over the limit" not in done.stdout
 
 
 def run_document(*arguments: str | Path) -> Any:

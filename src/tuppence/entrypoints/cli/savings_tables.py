@@ -21,6 +21,8 @@ MEASURE_NAMES: Mapping[Measure, str] = {
     "batch": mark("Batch terms"),
     "limit": mark("Budget limit (spend refused)"),
 }
+MOVERS: frozenset[Measure] = frozenset({"routing", "limit"})
+"""Measures that change which models answer."""
 PROJECTED = mark("Projected: what would have been")
 MEASURED = mark("Measured: what the trace itself shows")
 NOTHING_MEASURED = mark("Measured: the trace records neither cache reads nor batch terms.")
@@ -103,6 +105,7 @@ def _figures(
     savings: Savings, limit_nanos: int | None, _: Translate
 ) -> Sequence[tuple[str, str, str, str] | None]:
     before, after = savings.before, savings.after
+    can_move = any(part.measure in MOVERS for part in savings.parts)
     return [
         (
             _("Cost"),
@@ -110,7 +113,9 @@ def _figures(
             format_dollars(after.cost_nanos),
             _percent(savings.change, signed=True),
         ),
-        _shares(_("Requests on Opus or dearer"), before.strong_share, after.strong_share),
+        _shares(_("Requests on Opus or dearer"), before.strong_share, after.strong_share)
+        if can_move
+        else None,
         _shares(_("Cache hit rate"), before.read_share, after.read_share),
         *(_limited(before, after, limit_nanos, _) if limit_nanos is not None else ()),
     ]
