@@ -44,9 +44,9 @@ class Prepared(NamedTuple):
     measures: Floats
 
 
-def prepare(outcomes: Sequence[Outcome]) -> Prepared:
-    """Return the features and targets of outcomes."""
-    targets = targets_of(outcomes)
+def prepare(outcomes: Sequence[Outcome], targets: Targets | None = None) -> Prepared:
+    """Return the features and targets of outcomes; by default the targets of their tiers."""
+    targets = targets_of(outcomes) if targets is None else targets
     seen = [features_of(outcome.prompt) for outcome in outcomes]
     gain_known = ~np.isnan(targets.quality[:, 2] - targets.quality[:, 0])
     sizes = np.bincount(targets.source[gain_known], minlength=len(targets.sources))

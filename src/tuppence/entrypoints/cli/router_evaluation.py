@@ -124,7 +124,11 @@ def evaluate(  # noqa: PLR0913 - options
     """
     require_scipy()
     from tuppence.model_router import evaluation  # noqa: PLC0415 - scipy
-    from tuppence.model_router.outcomes import TierModels, targets_of_pair  # noqa: PLC0415
+    from tuppence.model_router.outcomes import (  # noqa: PLC0415
+        TierModels,
+        targets_of,
+        targets_of_pair,
+    )
     from tuppence.model_router.trainer import read_files, trained_on  # noqa: PLC0415
     from tuppence.model_router.training import prepare  # noqa: PLC0415
 
@@ -136,13 +140,13 @@ def evaluate(  # noqa: PLR0913 - options
     with told_steps(wanted=not as_json) as tell:
         tell("reading")
         outcomes, files = read_files(data)
-        prepared = prepare(outcomes)
-        targets, models = prepared.targets, None
+        targets, models = targets_of(outcomes), None
         if weak is not None and strong is not None:
             targets = targets_of_pair(outcomes, targets, weak, strong)
             models = TierModels((weak,), (), (strong,))
         if holds_out:
             parts = evaluation.parts_of(targets, folds, seed)
+            prepared = prepare(outcomes, targets)
             said = evaluation.held_out_predictions(outcomes, prepared, parts, tell)
         else:
             said = evaluation.predictions(load_classifier(weights), outcomes, tell)
