@@ -493,6 +493,24 @@ def test_answer_of_a_middleware_is_not_billed(sqlite_url: str) -> None:
     assert (books.calls, books.holds) == (billed(app), ["settled", "released"])
 
 
+def test_each_answer_that_a_middleware_asks_for_is_billed(sqlite_url: str) -> None:
+    """A middleware that asks twice for one answer is billed twice, and so it is booked."""
+    app, books = FakeAnthropic(), Books(sqlite_url)
+    books.limit("team", "support", "1.00")
+
+    def twice(request: Any, call_next: Any) -> Any:
+        call_next(request)
+        return call_next(request)
+
+    with serve(app) as base_url:
+        plain = anthropic.Anthropic(api_key="k", base_url=base_url, middleware=[twice])
+        with tuppence.govern(plain, team="support", database_url=sqlite_url, redis_url="") as one:
+            one.messages.create(**ASKED)
+    assert (books.calls, books.holds) == (billed(app), ["settled"])
+    ((_, cost),) = books.summary("team").values()
+    assert books.rows("SELECT used_normal_nanos FROM budget_counters") == [(cost,)]
+
+
 def test_governed_client_is_not_governed_again(sqlite_url: str) -> None:
     """Twice governed would be twice held and booked; a scope is the way to charge others."""
     client = tuppence.govern(anthropic.Anthropic(api_key="k"), database_url=sqlite_url)

@@ -18,13 +18,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import anthropic
+import msgspec
 import pytest
 
 import tuppence
 from tests.integration.governed import HELLO, MODEL, Books, billed
+from tuppence.core.attribution import Attribution
+from tuppence.core.usage import Usage
 from tuppence.errors import BudgetExceeded
+from tuppence.governing.endpoints import endpoint_of
+from tuppence.governing.governor import Governor
+from tuppence.governing.metering import read_body, settle
+from tuppence.governing.scope import Payment
 from tuppence.testing.answers import Gate, text_answer
 from tuppence.testing.fake_anthropic import FakeAnthropic
+from tuppence.testing.openai_bodies import chat_body
 from tuppence.testing.serving import serve
 
 ASKED: dict[str, Any] = {"model": MODEL, "max_tokens": 64, "messages": HELLO}
@@ -185,3 +193,22 @@ def test_process_that_is_killed_loses_nothing(world: SimpleNamespace, tmp_path: 
     world.client.messages.create(**ASKED)  # whoever commits next looks after abandoned holds
     assert sorted(world.books.holds) == ["settled", "unresolved"]
     assert world.books.rows("SELECT used_normal_nanos FROM budget_counters") == [(bound + COST,)]
+
+
+def test_core_governs_raw_requests_without_any_client(sqlite_url: str) -> None:
+    """What a gateway does: hold, send, settle; the same answer again is not booked again."""
+    request = {"model": "gpt-6-sol", "messages": HELLO, "max_tokens": 20}
+    answer = chat_body("chatcmpl-1", "gpt-6-sol", text_answer("hi"), Usage(1_000, output_tokens=16))
+    endpoint = endpoint_of("POST", "/v1/chat/completions")
+    assert endpoint is not None
+    books, payment = Books(sqlite_url), Payment(Attribution(team_id="key's team"))
+    with closing(Governor(database_url=sqlite_url, redis_url="", project="gateway")) as governor:
+        for _ in range(2):
+            call = governor.open(endpoint, request, payment)
+            assert call.request == request
+            metered = read_body(call.prepared, msgspec.json.encode(answer))
+            settle(governor, call, metered)
+    cost = 1_000 * 2_000 + 16 * 10_000
+    assert books.summary("team") == {"key's team": (1, cost)}
+    assert books.summary("project") == {"gateway": (1, cost)}
+    assert (books.holds, books.settled_nanos) == (["settled", "released"], cost)

@@ -35,13 +35,15 @@ class Exchange:
     def __init__(self, governor: Governor, call: GovernedCall[Hold]) -> None:
         self._governor = governor
         self.call = call
-        self._body: bytes | None = None
+        self._provider = call.prepared.endpoint.provider
+        self._bodies: list[bytes] = []
+        """Usually one; a middleware may ask more than once for one answer."""
         self._is_streamed = False
 
     def received(self, response: Any) -> None:
         """Take an answer in before the client reads it; nothing is booked yet."""
         if not is_stream(response):
-            self._body = response.read()
+            self._bodies.append(response.read())
             return
         self._is_streamed = True
         decoded = decoded_twin(response)
@@ -53,14 +55,16 @@ class Exchange:
 
         Without any answer of the provider (a middleware had one) nothing was billed.
         """
-        if self._body is not None:
-            settle(self._governor, self.call, read_body(self.call.prepared, self._body))
+        if self._bodies:
+            *earlier, metered = (read_body(self.call.prepared, one) for one in self._bodies)
+            self._governor.book_answers([one for one in earlier if one is not None], self._provider)
+            settle(self._governor, self.call, metered)
         elif not self._is_streamed:
             self._governor.release(self.call)
 
     def failed(self, error: BaseException, package: ModuleType) -> None:
         """End the call by what was raised, which goes on to the caller."""
-        if self._body is not None:
+        if self._bodies:
             self.answered()
         elif not self._is_streamed:
             end = self._governor.release if fate_of(error, package) == "unsent" else None
@@ -73,13 +77,15 @@ class AsyncExchange:
     def __init__(self, governor: AsyncGovernor, call: GovernedCall[AsyncHold]) -> None:
         self._governor = governor
         self.call = call
-        self._body: bytes | None = None
+        self._provider = call.prepared.endpoint.provider
+        self._bodies: list[bytes] = []
+        """Usually one; a middleware may ask more than once for one answer."""
         self._is_streamed = False
 
     async def received(self, response: Any) -> None:
         """See Exchange.received."""
         if not is_stream(response):
-            self._body = await response.aread()
+            self._bodies.append(await response.aread())
             return
         self._is_streamed = True
         decoded = decoded_twin(response)
@@ -88,15 +94,17 @@ class AsyncExchange:
 
     async def answered(self) -> None:
         """See Exchange.answered."""
-        if self._body is not None:
-            metered = read_body(self.call.prepared, self._body)
+        if self._bodies:
+            *earlier, metered = (read_body(self.call.prepared, one) for one in self._bodies)
+            answers = [one for one in earlier if one is not None]
+            await self._governor.book_answers(answers, self._provider)
             await settle_async(self._governor, self.call, metered)
         elif not self._is_streamed:
             await self._governor.release(self.call)
 
     async def failed(self, error: BaseException, package: ModuleType) -> None:
         """See Exchange.failed."""
-        if self._body is not None:
+        if self._bodies:
             await self.answered()
         elif not self._is_streamed:
             end = self._governor.release if fate_of(error, package) == "unsent" else None
