@@ -10,7 +10,7 @@ from datetime import datetime
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -24,11 +24,12 @@ from tuppence.caching.positions import (
 from tuppence.caching.prefix_tree import Position, PrefixTree
 from tuppence.caching.request_blocks import RequestBlocks, blocks_of
 from tuppence.caching.rules import LOOKBACK_POSITIONS
-from tuppence.core.usage import MeteredPart
+from tuppence.core.usage import MAX_COUNT, MeteredPart
 from tuppence.errors import InvalidInput, InvalidRequest, InvalidTrace
 from tuppence.providers.anthropic import read_usage
 
 MOONCAKE_BLOCK_TOKENS = 512
+Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_COUNT)]
 Runs = tuple[tuple[int, int], ...]
 Decoded = TypeVar("Decoded")
 
@@ -65,8 +66,8 @@ class _KvRequest(msgspec.Struct):
     t: float
     type: str
     model: str = ""
-    in_: int = msgspec.field(default=0, name="in")
-    out: int | None = None
+    in_: Count = msgspec.field(default=0, name="in")
+    out: Count | None = None
     input_types: tuple[str, ...] = ()
     h: Runs = ()
     requests: tuple[_KvRequest, ...] = ()
@@ -100,9 +101,9 @@ class _MessageRow(msgspec.Struct):
 
 class _MooncakeRequest(msgspec.Struct):
     timestamp: float
-    input_length: int
+    input_length: Count
     hash_ids: tuple[int, ...]
-    output_length: int | None = None
+    output_length: Count | None = None
 
 
 def read_claude_code_kv(

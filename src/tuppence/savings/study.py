@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import ceil
 from typing import NamedTuple
 
-from tuppence.core.periods import MICROS_PER_DAY, MICROS_PER_SECOND
+from tuppence.core.periods import EPOCH, LAST_YEAR, MICROS_PER_DAY, MICROS_PER_SECOND
 from tuppence.core.usage import MeteredPart
-from tuppence.errors import UnknownPrice
+from tuppence.errors import InvalidTrace, UnknownPrice
 from tuppence.insights.savings import Measure, Savings, Way, Ways, compare
 from tuppence.prices.model_facts import family_of
-from tuppence.savings.recorded import Parts, Prices, Recorded, Traffic, uncached
+from tuppence.savings.recorded import PLAIN, Parts, Prices, Recorded, Traffic, uncached
 
 SECONDS_PER_DAY = MICROS_PER_DAY // MICROS_PER_SECOND
 MONTHS_PER_YEAR = 12
 DEAR_FAMILIES = frozenset({"Opus", "Fable", "Mythos"})
 BATCH = "batch"
+LATEST_SECONDS = datetime(LAST_YEAR, 1, 1, tzinfo=UTC).timestamp()
 
 
 class Study(NamedTuple):
@@ -42,7 +43,8 @@ class Study(NamedTuple):
 def study(traffic: Traffic, prices: Prices, limit_nanos: int | None = None) -> Study:
     """Return what the measures would have saved, and what those in use did save.
 
-    Raises UnknownPrice where no request has a price.
+    Raises UnknownPrice where no request has a price, InvalidTrace for a time and InvalidUsage for
+    a count that cannot be.
     """
     projected: list[Ways] = []
     billed: list[Recorded] = []
@@ -50,6 +52,7 @@ def study(traffic: Traffic, prices: Prices, limit_nanos: int | None = None) -> S
     requests = without_output = 0
     for request in traffic.requests:
         requests += 1
+        _check(request)
         ways = _ways(request, request.sent, prices)
         if ways is None:
             continue
@@ -112,6 +115,18 @@ def _billed_with(parts: Parts, applied: frozenset[Measure]) -> Parts:
     )
 
 
+def _check(request: Recorded) -> None:
+    if not abs(request.at_seconds) <= LATEST_SECONDS:
+        raise InvalidTrace(
+            f"is not a time up to the year {LAST_YEAR}",
+            field="timestamp",
+            value=request.at_seconds,
+            remedy="check --format; docs/reference/replay.md shows what each format holds",
+        )
+    for part in request.sent.get(PLAIN, ()):
+        part.usage.check()
+
+
 def _ways(
     request: Recorded, sent: Mapping[frozenset[Measure], Parts], prices: Prices
 ) -> Ways | None:
@@ -134,7 +149,7 @@ def _ways(
 
 
 def _month(at_seconds: float) -> int:
-    moment = datetime.fromtimestamp(at_seconds, UTC)
+    moment = EPOCH + timedelta(seconds=at_seconds)
     return moment.year * MONTHS_PER_YEAR + moment.month
 
 

@@ -14,7 +14,7 @@ from tuppence.caching.traces import READERS
 from tuppence.core.attribution import Attribution
 from tuppence.core.usage import MeteredPart, Terms, Usage
 from tuppence.cost_tracking.booking import Call
-from tuppence.errors import InvalidTrace, NoCapableModel, UnknownPrice
+from tuppence.errors import InvalidInput, InvalidTrace, NoCapableModel, UnknownPrice
 from tuppence.insights.savings import Measure
 from tuppence.prices.catalogue import load_price_book
 from tuppence.savings.calls import traffic_of_calls
@@ -253,6 +253,19 @@ def test_unreadable_traces_are_refused(tmp_path: Path, format_: str, content: st
     path.write_text(content)
     with pytest.raises(InvalidTrace, match="--format"):
         _study(path, format_, OPUS)
+
+
+@pytest.mark.parametrize(
+    ("at", "tokens", "output"),
+    [(1e300, 600, 1), (-1e300, 600, 1), (1e15, 600, 1), (0, -600, 1), (0, 600, -1), (0, 10**12, 1)],
+)
+def test_absurd_times_and_counts_are_refused(
+    tmp_path: Path, at: float, tokens: int, output: int
+) -> None:
+    """What cannot be is an error of ours, never one of Python's, and never a saving."""
+    row = {"timestamp": at, "input_length": tokens, "output_length": output, "hash_ids": [1]}
+    with pytest.raises(InvalidInput):
+        _study(_lines(tmp_path / "t.jsonl", [row]), "mooncake", OPUS)
 
 
 @pytest.mark.parametrize("format_", sorted(FORMATS))

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import click
 
-from tuppence.core.money import format_dollars, round_half_even
-from tuppence.entrypoints.cli.tables import Column, draw, terminal_columns
+from tuppence.core.money import NANOS_PER_DOLLAR, format_dollars, round_half_even
+from tuppence.entrypoints.cli.tables import Column, draw, exact_dollars, terminal_columns
 from tuppence.insights.investment import Investment, invest
-from tuppence.insights.savings import Bill, Measure, Savings
+from tuppence.insights.savings import Measure, Savings
 from tuppence.language import Translate, mark
 from tuppence.savings.study import Study
 
@@ -92,12 +92,12 @@ def _draw_parts(savings: Savings, _: Translate) -> None:
         [
             (
                 _(MEASURE_NAMES[part.measure]),
-                format_dollars(part.saving_nanos),
+                _dollars(part.saving_nanos, savings),
                 _percent(part.share),
             )
             for part in savings.parts
         ],
-        total=(_("Total"), format_dollars(savings.saving_nanos), _percent(whole)),
+        total=(_("Total"), _dollars(savings.saving_nanos, savings), _percent(whole)),
     )
 
 
@@ -109,15 +109,15 @@ def _figures(
     return [
         (
             _("Cost"),
-            format_dollars(before.cost_nanos),
-            format_dollars(after.cost_nanos),
+            _dollars(before.cost_nanos, savings),
+            _dollars(after.cost_nanos, savings),
             _percent(savings.change, signed=True),
         ),
         _shares(_("Requests on Opus or dearer"), before.strong_share, after.strong_share)
         if can_move
         else None,
         _shares(_("Cache hit rate"), before.read_share, after.read_share),
-        *(_limited(before, after, limit_nanos, _) if limit_nanos is not None else ()),
+        *(_limited(savings, limit_nanos, _) if limit_nanos is not None else ()),
     ]
 
 
@@ -130,14 +130,14 @@ def _shares(name: str, before: Fraction, after: Fraction) -> tuple[str, str, str
 
 
 def _limited(
-    before: Bill, after: Bill, limit_nanos: int, _: Translate
+    savings: Savings, limit_nanos: int, _: Translate
 ) -> Sequence[tuple[str, str, str, str]]:
-    over = _("Over the limit of {limit} a month").format(limit=format_dollars(limit_nanos))
+    before, after = savings.before, savings.after
     return [
         (
-            over,
-            format_dollars(before.over_limit_nanos),
-            format_dollars(after.over_limit_nanos),
+            _("Over the limit of {limit} a month").format(limit=exact_dollars(limit_nanos)),
+            _dollars(before.over_limit_nanos, savings),
+            _dollars(after.over_limit_nanos, savings),
             "",
         ),
         (_("Requests refused"), f"{before.refused:,}", f"{after.refused:,}", ""),
@@ -158,6 +158,11 @@ def _worth(worth: Investment, _: Translate) -> str:
     return text.format(
         saving=saving, cost=cost, roi=returned, days=f"{float(worth.pay_back_days):,.1f}"
     )
+
+
+def _dollars(nanos: int, savings: Savings) -> str:
+    """Return an amount in cents; beside a cost of less than a dollar, with two decimals more."""
+    return format_dollars(nanos, 2 if savings.before.cost_nanos >= NANOS_PER_DOLLAR else 4)
 
 
 def _percent(share: Fraction, *, signed: bool = False, places: int = 1) -> str:
