@@ -99,6 +99,14 @@ class _MessageRow(msgspec.Struct):
         )
 
 
+class RecordedMessage(NamedTuple):
+    """A recorded request of the Messages API."""
+
+    at: float
+    row: _MessageRow
+    blocks: RequestBlocks
+
+
 class _MooncakeRequest(msgspec.Struct):
     timestamp: float
     input_length: Count
@@ -145,29 +153,39 @@ def required_model(model: str | None) -> str:
 
 
 def read_messages(
-    path: Path,
-    model: str | None,
-    on_bytes: Callable[[int], None],
-    *,
-    model_of: Callable[[Mapping[str, Any], str], str] | None = None,
+    path: Path, model: str | None, on_bytes: Callable[[int], None]
 ) -> Iterator[Stream]:
-    """Yield recorded Messages API requests as one stream.
+    """Yield recorded Messages API requests as one stream; see `message_rows`."""
+    yield message_stream(message_rows(path, on_bytes), model or "")
+
+
+def message_rows(path: Path, on_bytes: Callable[[int], None]) -> list[RecordedMessage]:
+    """Return recorded Messages API requests in order of time.
 
     A line holds `timestamp` (seconds, or an ISO 8601 time) and `request`, the body that was sent;
     where lines have `usage` or `response`, the provider's counts tell how many tokens a byte has.
-    `model_of` may choose another model for a body than the one that was asked.
     Raises InvalidTrace, also for a body that the provider would refuse.
     """
-    rows = list(_decoded(path, msgspec.json.Decoder(_MessageRow), on_bytes))
-    timed = sorted(((_seconds(row.timestamp), row) for row in rows), key=lambda pair: pair[0])
-    blocks = [_blocks(row.request, path) for _, row in timed]
-    table = PromptPositions(tokens_per_byte=_tokens_per_byte(timed, blocks))
+    rows = _decoded(path, msgspec.json.Decoder(_MessageRow), on_bytes)
+    recorded = [
+        RecordedMessage(_seconds(row.timestamp), row, _blocks(row.request, path)) for row in rows
+    ]
+    return sorted(recorded, key=lambda message: message.at)
+
+
+def message_stream(
+    messages: Sequence[RecordedMessage],
+    model: str,
+    model_of: Callable[[Mapping[str, Any], str], str] | None = None,
+) -> Stream:
+    """Return requests as one stream; `model` is that of bodies that name none.
+
+    `model_of` may choose another model for a body, given it and `model`, than the one asked for.
+    """
+    table = PromptPositions(tokens_per_byte=_tokens_per_byte(messages))
     choose = model_of or _asked_model
-    yield Stream(
-        [
-            _message_request(at, row, cut, choose(row.request, model or ""), table)
-            for (at, row), cut in zip(timed, blocks, strict=True)
-        ],
+    return Stream(
+        [_message_request(one, choose(one.row.request, model), table) for one in messages],
         LOOKBACK_POSITIONS,
     )
 
@@ -240,9 +258,8 @@ def runs_of(ids: Iterable[int]) -> Runs:
     return tuple(runs)
 
 
-def _message_request(
-    at: float, row: _MessageRow, blocks: RequestBlocks, model: str, table: PromptPositions
-) -> TraceRequest:
+def _message_request(message: RecordedMessage, model: str, table: PromptPositions) -> TraceRequest:
+    at, row, blocks = message
     path = table.path(model, blocks)
     table.keep(model, blocks, path)
     billed = row.billed(model)
@@ -269,15 +286,13 @@ def _blocks(request: dict[str, Any], path: Path) -> RequestBlocks:
         ) from error
 
 
-def _tokens_per_byte(
-    rows: Iterable[tuple[float, _MessageRow]], blocks: Iterable[RequestBlocks]
-) -> Fraction:
+def _tokens_per_byte(messages: Iterable[RecordedMessage]) -> Fraction:
     tokens = size_bytes = 0
-    for (_, row), cut in zip(rows, blocks, strict=True):
-        billed = row.billed("")
+    for message in messages:
+        billed = message.row.billed("")
         if billed:
             tokens += billed[0].usage.prompt_tokens
-            size_bytes += sum(block.size_bytes for block in cut.blocks)
+            size_bytes += sum(block.size_bytes for block in message.blocks.blocks)
     return Fraction(tokens, size_bytes) if tokens and size_bytes else TOKENS_PER_BYTE
 
 

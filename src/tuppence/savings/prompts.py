@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tuppence.caching.replay import Answered, RuleBook, answer_adaptively
-from tuppence.caching.traces import Stream, read_messages
+from tuppence.caching.traces import Stream, message_rows, message_stream
 from tuppence.core.usage import MeteredPart, Usage
 from tuppence.errors import InvalidInput
 from tuppence.insights.savings import Measure
@@ -43,10 +43,10 @@ def traffic_of_messages(
     mover: Mover,
 ) -> Traffic:
     """Return recorded Messages requests: plain, cached, routed, and both."""
-    asked = answer_adaptively(read_messages(path, model, on_bytes), rule_book)
-    moved = answer_adaptively(
-        read_messages(path, model, lambda _: None, model_of=mover.model_of), rule_book
-    )
+    messages = message_rows(path, on_bytes)
+    default = model or ""
+    asked = answer_adaptively([message_stream(messages, default)], rule_book)
+    moved = answer_adaptively([message_stream(messages, default, mover.model_of)], rule_book)
     requests = (_in_all_ways(before, after) for before, after in zip(asked, moved, strict=True))
     measures: tuple[Measure, ...] = ("routing", "caching")
     return Traffic(requests, measures, {})
