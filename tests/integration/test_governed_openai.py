@@ -8,6 +8,7 @@ from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
+import openai
 import pytest
 from pydantic import BaseModel
 
@@ -17,8 +18,6 @@ from tuppence.errors import BudgetExceeded
 from tuppence.testing.answers import Failure, Reset, text_answer, tool_answer
 from tuppence.testing.fake_openai import FakeOpenAI
 from tuppence.testing.serving import serve
-
-openai = pytest.importorskip("openai")
 
 CLIENTS: dict[str, Any] = {"sync": openai.OpenAI, "async": openai.AsyncOpenAI}
 MODEL = "gpt-6-sol"  # $2 / $10, cache read 0.20
