@@ -28,6 +28,13 @@ from tuppence.language import Translate, mark, translator
 from tuppence.model_router.classifier import WEIGHTS_PATH, load_classifier
 from tuppence.model_router.decision import TokenPrice
 from tuppence.model_router.metrics import Interval
+from tuppence.model_router.outcomes import (
+    Outcome,
+    Targets,
+    TierModels,
+    targets_of,
+    targets_of_pair,
+)
 from tuppence.model_router.routing import utc_now
 from tuppence.model_router.tiers import load_models
 from tuppence.prices.catalogue import load_price_book
@@ -124,11 +131,6 @@ def evaluate(  # noqa: PLR0913 - options
     """
     require_scipy()
     from tuppence.model_router import evaluation  # noqa: PLC0415 - scipy
-    from tuppence.model_router.outcomes import (  # noqa: PLC0415
-        TierModels,
-        targets_of,
-        targets_of_pair,
-    )
     from tuppence.model_router.trainer import read_files, trained_on  # noqa: PLC0415
     from tuppence.model_router.training import prepare  # noqa: PLC0415
 
@@ -140,10 +142,7 @@ def evaluate(  # noqa: PLR0913 - options
     with told_steps(wanted=not as_json) as tell:
         tell("reading")
         outcomes, files = read_files(data)
-        targets, models = targets_of(outcomes), None
-        if weak is not None and strong is not None:
-            targets = targets_of_pair(outcomes, targets, weak, strong)
-            models = TierModels((weak,), (), (strong,))
+        targets, models = _targets(outcomes, weak, strong)
         if holds_out:
             parts = evaluation.parts_of(targets, folds, seed)
             prepared = prepare(outcomes, targets)
@@ -165,6 +164,16 @@ def evaluate(  # noqa: PLR0913 - options
         _write_page(html, measured)
     if png is not None:
         _write_pictures(png, measured.reports)
+
+
+def _targets(
+    outcomes: Sequence[Outcome], weak: str | None, strong: str | None
+) -> tuple[Targets, TierModels | None]:
+    """Return what is to be predicted, and the pair of models that it is of, if any."""
+    targets = targets_of(outcomes)
+    if weak is None or strong is None:
+        return targets, None
+    return targets_of_pair(outcomes, targets, weak, strong), TierModels((weak,), (), (strong,))
 
 
 def tier_prices(book: PriceBook, tiers: str, at: datetime) -> list[TokenPrice]:
