@@ -99,6 +99,7 @@ class Async:
         """See Sync.call."""
 
         async def awaited() -> Any:
+            """Await the method."""
             return await method(**arguments)
 
         return self._runner.run(awaited(), context=copy_context())
@@ -107,6 +108,7 @@ class Async:
         """See Sync.events."""
 
         async def taken() -> list[Any]:
+            """Take every event."""
             events = []
             async for event in stream:
                 events.append(event)

@@ -267,6 +267,7 @@ def test_asynchronous_client_is_served(provider: Provider) -> None:
     """The asynchronous SDK gets answers, streams, counts and the list of models."""
 
     async def talk() -> tuple[int, int, list[str]]:
+        """Ask with the asynchronous client."""
         async with anthropic.AsyncAnthropic(base_url=provider.url, api_key="one") as client:
             async with client.messages.stream(
                 model=MODEL, max_tokens=64, messages=turns(2)

@@ -108,6 +108,7 @@ def test_stream_helper_is_the_same_for_its_user(world: SimpleNamespace) -> None:
             return "".join(stream.text_stream), stream.get_final_message()
 
     async def read_async() -> Any:
+        """Read the stream as asyncio does."""
         async with caller.client.messages.stream(**ASKED) as stream:
             return "".join([text async for text in stream.text_stream]), (
                 await stream.get_final_message()
@@ -277,6 +278,7 @@ def test_raw_streams_are_governed(world: SimpleNamespace) -> None:
             return b"".join(response.iter_bytes())
 
     async def read_async(*, stream: bool) -> bytes:
+        """Read the stream as asyncio does."""
         async with streaming.create(stream=stream, **ASKED) as response:
             return b"".join([piece async for piece in response.iter_bytes()])
 
@@ -392,6 +394,7 @@ def test_cancelled_call_counts_at_its_bound(sqlite_url: str) -> None:
     app.script(text_answer("late", gate=gate))
 
     async def cancelled(base_url: str) -> None:
+        """Cancel the call while it waits."""
         plain = anthropic.AsyncAnthropic(api_key="k", base_url=base_url, max_retries=0)
         client = tuppence.govern(plain, database_url=sqlite_url, redis_url="")
         task = asyncio.create_task(client.messages.create(**ASKED))
@@ -413,12 +416,14 @@ def test_cancelled_stream_is_settled_from_what_was_seen(sqlite_url: str) -> None
     app.script(text_answer("y" * 80, gate=gate, gate_after_events=4))
 
     async def cancelled(base_url: str) -> None:
+        """Cancel the call while it waits."""
         plain = anthropic.AsyncAnthropic(api_key="k", base_url=base_url, max_retries=0)
         client = tuppence.govern(plain, database_url=sqlite_url, redis_url="")
 
         seen = asyncio.Event()
 
         async def read() -> None:
+            """Read until cancelled."""
             async with client.messages.stream(**ASKED) as stream:
                 async for event in stream:
                     if event.type == "content_block_delta":
@@ -451,10 +456,12 @@ def test_scopes_go_with_tasks_and_threads(sqlite_url: str) -> None:
             client.messages.create(**ASKED)
 
         async def ask_from_task(name: str) -> None:
+            """Ask in the scope of a task."""
             with tuppence.scope(user=name):
                 await asyncio.to_thread(ask)
 
         async def both() -> None:
+            """Ask from two tasks."""
             await asyncio.gather(ask_from_task("tom"), ask_from_task("tim"))
 
         with tuppence.scope(user="ann", project="outer"):
@@ -539,6 +546,7 @@ class Zipped:
         packer = zlib.compressobj(wbits=31)
 
         async def zipped(message: Any) -> None:
+            """Send what the application sends, compressed."""
             if message["type"] == "http.response.start":
                 headers = [one for one in message["headers"] if one[0] != b"content-length"]
                 message = {**message, "headers": [*headers, (b"content-encoding", b"gzip")]}

@@ -81,9 +81,11 @@ def test_tasks_together_are_each_booked_once(world: SimpleNamespace) -> None:
     """Forty tasks, half of them streams, are what the provider's own book says."""
 
     async def both() -> None:
+        """Run both at once."""
         client = world.later()
 
         async def ask(number: int) -> None:
+            """Ask, every other time with a stream."""
             if number % 2:
                 await client.messages.create(**ASKED)
                 return
@@ -105,6 +107,7 @@ def test_waiting_call_gets_the_money_that_another_lets_go(world: SimpleNamespace
     world.app.script(text_answer("first", gate=gate))
 
     async def both() -> None:
+        """Run both at once."""
         client = world.later(wait_seconds=20.0)
         first = asyncio.create_task(client.messages.create(**ASKED))
         await asyncio.to_thread(gate.reached.wait)
@@ -138,6 +141,7 @@ def test_stream_that_a_task_drops_is_settled(world: SimpleNamespace) -> None:
     """The same of an asynchronous stream, when its loop gets to it; at the latest on close."""
 
     async def first() -> None:
+        """Drop the stream after its first event."""
         client = world.later()
         stream = await client.messages.create(stream=True, **ASKED)
         async for event in stream:

@@ -236,6 +236,7 @@ def test_stream_helpers_are_the_same_for_their_user(world: SimpleNamespace) -> N
             return completion, stream.get_final_response()
 
     async def read_async() -> Any:
+        """Read the stream as asyncio does."""
         async with client.chat.completions.stream(**CHAT) as stream:
             await stream.until_done()
             completion = await stream.get_final_completion()
@@ -259,6 +260,7 @@ def test_raw_streams_are_governed(world: SimpleNamespace) -> None:
             return b"".join(response.iter_bytes())
 
     async def read_async(*, stream: bool) -> bytes:
+        """Read the stream as asyncio does."""
         async with streaming.create(stream=stream, **CHAT) as response:
             return b"".join([piece async for piece in response.iter_bytes()])
 

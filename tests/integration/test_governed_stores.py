@@ -44,6 +44,7 @@ def test_calls_of_threads_and_tasks_are_booked_once(database_url: str) -> None:
         tracker.create_budget("team", "support", "1.00")
 
         async def of_tasks(base_url: str) -> None:
+            """Ask from many tasks."""
             plain = anthropic.AsyncAnthropic(api_key="k", base_url=base_url, max_retries=0)
             client = tuppence.govern(plain, **options)
             await asyncio.gather(*(client.messages.create(**ASKED) for _ in range(8)))
