@@ -48,6 +48,14 @@ class Settings:
     """ANTHROPIC_API_KEY: the key for calls to Anthropic; none by default."""
     anthropic_base_url: str | None
     """ANTHROPIC_BASE_URL: another place to send them to, such as a gateway; none by default."""
+    openai_api_key: str | None
+    """OPENAI_API_KEY: the key with which the gateway calls OpenAI; none by default."""
+    openai_base_url: str | None
+    """OPENAI_BASE_URL: another place to send these calls to; none by default."""
+    key_secret: str | None
+    """TUPPENCE_KEY_SECRET: what the gateway's keys are hashed with; a file's content by default."""
+    key_secret_directory: Path
+    """Where that file is for a ledger that is no file itself: the user's data directory."""
 
 
 def wants_colours(environment: Mapping[str, str] | None = None) -> bool:
@@ -82,6 +90,10 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         redis_url=env.get("REDIS_URL") or None,
         anthropic_api_key=env.get("ANTHROPIC_API_KEY") or None,
         anthropic_base_url=env.get("ANTHROPIC_BASE_URL") or None,
+        openai_api_key=env.get("OPENAI_API_KEY") or None,
+        openai_base_url=env.get("OPENAI_BASE_URL") or None,
+        key_secret=env.get("TUPPENCE_KEY_SECRET") or None,
+        key_secret_directory=data_home / "tuppence",
     )
 
 

@@ -56,10 +56,10 @@ def _spoil(url: str, statement: str) -> None:
 def test_upgrade_makes_a_new_ledger_and_says_so(database_url: str, told: Any) -> None:
     """Upgrading an empty database must make the schema; upgrading again must change nothing."""
     code, output, _ = told("upgrade", "--database", database_url, "--json")
-    made = {"database": database_url, "before": None, "after": "0002"}
+    made = {"database": database_url, "before": None, "after": "0003"}
     assert (code, json.loads(output)) == (0, made)
     code, output, _ = told("upgrade", "--database", database_url)
-    assert (code, output) == (0, "The schema is 0002 already.\n")
+    assert (code, output) == (0, "The schema is 0003 already.\n")
     open_database(database_url).close()
 
 
@@ -68,7 +68,7 @@ def test_upgrade_brings_an_older_schema_to_the_newest(database_url: str, told: A
     migrations.upgrade(connect(database_url).url)
     migrations.downgrade(connect(database_url).url, "base")
     code, output, _ = told("upgrade", "--database", database_url)
-    assert (code, output) == (0, "The schema is now 0002.\n")
+    assert (code, output) == (0, "The schema is now 0003.\n")
 
 
 def test_upgrade_refuses_a_newer_schema(database_url: str, told: Any) -> None:

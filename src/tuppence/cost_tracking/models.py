@@ -29,10 +29,11 @@ from sqlalchemy.orm import Mapped, column_property, mapped_column
 
 from tuppence.core.money import to_dollars
 from tuppence.cost_tracking.budget_models import CostAlert, CostBudget
+from tuppence.cost_tracking.key_models import GatewayKey
 from tuppence.errors import InvalidInput
 from tuppence.storage.schema import Base, RowId, UtcMicros
 
-__all__ = ["APIUsageLog", "Base", "CostAlert", "CostBudget"]
+__all__ = ["APIUsageLog", "Base", "CostAlert", "CostBudget", "GatewayKey"]
 
 
 class Person(Base):

@@ -9,7 +9,7 @@ from tuppence.errors import InvalidInput, SchemaMismatch
 from tuppence.storage.database import Database, Transaction, without_password
 from tuppence.storage.sqlite import SqliteDatabase
 
-SCHEMA_REVISION = "0002"
+SCHEMA_REVISION = "0003"
 """The migration that this version of tuppence works with (storage/migrations/versions)."""
 
 SCHEMA_LOCK = 7_488_116

@@ -127,6 +127,20 @@ CREATE TABLE cost_budgets (
     CONSTRAINT pk_cost_budgets PRIMARY KEY (id),
     CONSTRAINT uq_cost_budgets_entity_type_entity_id_period_window_seconds UNIQUE (entity_type, entity_id, period, window_seconds)
 );
+CREATE TABLE gateway_keys (
+    id VARCHAR(16) NOT NULL,
+    digest BYTEA NOT NULL,
+    team VARCHAR(255) NOT NULL,
+    project VARCHAR(255) NOT NULL,
+    user_name VARCHAR(255) NOT NULL,
+    models TEXT NOT NULL,
+    created_at_micros BIGINT NOT NULL,
+    created_by VARCHAR(255) NOT NULL,
+    revoked_at_micros BIGINT,
+    revoked_by VARCHAR(255),
+    CONSTRAINT pk_gateway_keys PRIMARY KEY (id),
+    CONSTRAINT uq_gateway_keys_digest UNIQUE (digest)
+);
 CREATE TABLE models (
     id SERIAL NOT NULL,
     provider VARCHAR(64) NOT NULL,
@@ -305,4 +319,4 @@ CREATE TABLE alembic_version (
     version_num VARCHAR(32) NOT NULL,
     CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO alembic_version (version_num) VALUES ('0002');
+INSERT INTO alembic_version (version_num) VALUES ('0003');

@@ -1,0 +1,1 @@
+"""The gateway: governed calls for clients that can change a base URL."""
