@@ -20,16 +20,29 @@ MOST_OUTPUT_TOKENS = 128_000
 """What models of 2026 write at most in one answer."""
 TOOL_PROMPT_TOKENS = 1_000
 """What providers add to a request with tools: 804 at most (provider's documentation)."""
+CLIENT_TOOL_TOKENS = 1_500
+"""What a provider adds for each tool of its own that the caller runs (computer, text editor, bash):
+its description is not in the request. 1,234 at most (provider's documentation)."""
 IMAGE_TOKENS: Mapping[str, int] = {"anthropic": 5_000, "openai": 50_000}
 """The most that a provider takes for one image, by its documentation, rounded up."""
 
-_IMAGES = frozenset({"image", "image_url", "input_image"})
+_IMAGES = frozenset({"image", "image_url", "input_image", "computer_screenshot"})
 _DOCUMENTS = frozenset({"document", "file", "input_file"})
-_STORED = ("previous_response_id", "conversation", "prompt", "container", "mcp_servers")
+_KEPT_BY_PROVIDER = frozenset(
+    {
+        *("item_reference", "container_upload", "web_search_call", "file_search_call"),
+        *("code_interpreter_call", "image_generation_call"),
+    }
+)
+"""Parts of which a request has little more than the id."""
+_WRITTEN_BY_MODEL = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
+"""Their input is text, whatever its fields are called."""
+_STORED = ("previous_response_id", "conversation", "container", "mcp_servers")
 _RUN_BY_PROVIDER = (
     *("web_search", "web_fetch", "code_execution", "tool_search", "advisor", "mcp"),
     *("file_search", "code_interpreter", "image_generation"),
 )
+_DESCRIBED_BY_CALLER = frozenset({"", "custom", "function"})
 
 
 class InputSize(NamedTuple):
@@ -55,7 +68,7 @@ def input_size(request: Mapping[str, Any], provider: str, window: int | None) ->
         size_bytes = len(msgspec.json.encode(request))
         media = [
             one
-            for name in ("system", "messages", "input")
+            for name in ("system", "messages", "input", "prompt")
             for one in _media(
                 request.get(name), IMAGE_TOKENS.get(provider, max(IMAGE_TOKENS.values()))
             )
@@ -72,12 +85,11 @@ def input_size(request: Mapping[str, Any], provider: str, window: int | None) ->
     about = min(tokens_of_bytes(text_bytes) + known, most_of_all)
     if _is_open_ended(request) or any(one.tokens is None for one in media):
         return InputSize(most_of_all, about)
-    tools = TOOL_PROMPT_TOKENS if request.get("tools") else 0
-    return InputSize(min(text_bytes + known + tools, most_of_all), about)
+    return InputSize(min(text_bytes + known + _tool_tokens(request), most_of_all), about)
 
 
 def _media(part: object, image_tokens: int) -> Iterator[_Media]:
-    """Yield images and documents, those inside tool results too."""
+    """Yield images, and what a request only refers to, at whatever depth."""
     if isinstance(part, list | tuple):
         for one in part:
             yield from _media(one, image_tokens)
@@ -85,28 +97,47 @@ def _media(part: object, image_tokens: int) -> Iterator[_Media]:
         kind = part.get("type")
         if kind in _IMAGES:
             yield _Media(len(msgspec.json.encode(part)), image_tokens)
-        elif kind in _DOCUMENTS and not _is_inline(part):
+        elif _is_elsewhere(part):
             yield _Media(0, None)
-        else:
-            yield from _media(part.get("content"), image_tokens)
+        elif kind not in _WRITTEN_BY_MODEL:
+            yield from _media(list(part.values()), image_tokens)
 
 
-def _is_inline(document: Mapping[str, Any]) -> bool:
-    """Tell whether a document is in the request itself: its bytes bound its text then."""
-    source = document.get("source") or document.get("file") or document
-    return isinstance(source, Mapping) and any(
-        source.get(name) for name in ("data", "content", "file_data")
-    )
+def _is_elsewhere(part: Mapping[str, Any]) -> bool:
+    """Tell whether the request does not have, or not as text, what a part of it brings."""
+    kind = part.get("type")
+    if kind in _KEPT_BY_PROVIDER or isinstance(part.get("file_id"), str):
+        return True
+    if kind in _DOCUMENTS:
+        return not _is_text(part)
+    if kind == "reasoning":
+        return not part.get("encrypted_content")
+    names = {name for name, value in part.items() if value is not None}
+    return "id" in names and names <= {"id", "type", "expires_at"}  # audio; an item without a type
+
+
+def _is_text(document: Mapping[str, Any]) -> bool:
+    """Tell whether a document's bytes bound it: a PDF may hold any number of pages."""
+    source = document.get("source")
+    return isinstance(source, Mapping) and source.get("type") in ("text", "content")
+
+
+def _tool_tokens(request: Mapping[str, Any]) -> int:
+    """Return what a provider adds for tools that the caller runs."""
+    kinds = _tool_kinds(request)
+    described = sum(kind not in _DESCRIBED_BY_CALLER for kind in kinds)
+    return (TOOL_PROMPT_TOKENS if kinds else 0) + described * CLIENT_TOOL_TOKENS
 
 
 def _is_open_ended(request: Mapping[str, Any]) -> bool:
     """Tell whether a request brings input that is not in it."""
-    if any(request.get(name) for name in _STORED):
+    if any(request.get(name) for name in _STORED) or isinstance(request.get("prompt"), Mapping):
         return True
+    return any(kind.startswith(_RUN_BY_PROVIDER) for kind in _tool_kinds(request))
+
+
+def _tool_kinds(request: Mapping[str, Any]) -> list[str]:
     tools = request.get("tools")
-    kinds = (
-        [str(tool.get("type", "")) for tool in tools or () if isinstance(tool, Mapping)]
-        if isinstance(tools, list | tuple)
-        else []
-    )
-    return any(kind.startswith(_RUN_BY_PROVIDER) for kind in kinds)
+    if not isinstance(tools, list | tuple):
+        return []
+    return [str(tool.get("type") or "") for tool in tools if isinstance(tool, Mapping)]
