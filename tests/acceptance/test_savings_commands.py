@@ -100,8 +100,8 @@ def test_both_tables_fit_80_columns(logs: Path, language: str) -> None:
     assert done.returncode == 0, done.stderr
     assert max(map(_columns, done.stdout.splitlines())) <= 80
     wanted = {
-        "en": ("Projected", "Measured", "Budget limit", "ROI", "Model router: cannot be told"),
-        "zh_TW": ("推算", "實測", "預算上限", "投資報酬率", "無法得知"),
+        "en": ("Projected", "Measured", "work refused", "ROI", "Model router: cannot be told"),
+        "zh_TW": ("推算", "實測", "拒絕的工作", "投資報酬率", "無法得知"),
     }[language]
     assert [text for text in wanted if text not in done.stdout] == []
 
@@ -112,11 +112,13 @@ def test_json_adds_up_to_the_nano_dollar(logs: Path) -> None:
     # Opus 5: $5 and $25 per million, cache reads $0.50.
     call = 10 * 5_000 + 1_000_000 * 500 + 1_000 * 25_000
     projected, measured = told["projected"], told["measured"]
-    assert (told["requests"], told["unreadable_lines"], told["days"]) == (3, 1, 2)
+    assert (told["requests"], told["unreadable_lines"], told["days"]) == (3, 1, 2.0)
     assert projected["before"]["cost_nanos"] == 3 * call
     assert projected["after"]["cost_nanos"] == 2 * call
     assert projected["after"]["refused_requests"] == 1
-    assert [one["measure"] for one in projected["measures"]] == ["limit"]
+    assert (projected["measures"], projected["saving_nanos"]) == ([], 0)
+    assert (projected["refused_nanos"], projected["refused_share"]) == (call, 1.0)
+    assert measured["refused_nanos"] == 0
     assert set(projected["untold"]) == {"routing", "caching"}
     assert measured["after"]["cost_nanos"] == 3 * call
     assert measured["saving_nanos"] == 3 * 1_000_000 * 4_500
@@ -138,15 +140,45 @@ def test_what_it_is_worth(logs: Path) -> None:
     assert _document(logs, "--format", "claude-code")["measured"]["investment"] is None
 
 
+def test_refused_work_is_no_saving(logs: Path) -> None:
+    """A limit of nothing refuses everything: no return, no shares of what was not answered."""
+    arguments = ("--format", "claude-code", "--monthly-budget", "0", "--monthly-cost", "0.01")
+    projected = _document(logs, *arguments)["projected"]
+    assert projected["refused_nanos"] == projected["before"]["cost_nanos"]
+    assert projected["investment"]["saving_in_30_days"] == 0.0
+    assert projected["investment"]["return_on_investment"] == -1.0
+    assert projected["after"]["strong_share"] is None
+    shown = _savings(logs, *arguments).stdout.partition("Measured:")[0]
+    opus = next(line for line in shown.splitlines() if "Opus or dearer" in line)
+    assert [cell.strip() for cell in opus.split("│")[2:5]] == ["100.0%", "-", "-"]
+    assert "no saving" in shown
+
+
+def test_a_limit_that_caching_keeps_refuses_nothing(chat: Path) -> None:
+    """The limit's part is what it refuses after all other measures: here nothing."""
+    told = _document(
+        *(chat, "--format", "mooncake", "--model", MODEL, "--at", "2026-11-23"),
+        *("--monthly-budget", "0.70"),
+    )["projected"]
+    assert told["before"]["over_limit_nanos"] > 0
+    assert (told["after"]["refused_requests"], told["refused_nanos"]) == (0, 0)
+    assert [one["share"] for one in told["measures"]] == [1.0]
+
+
 def test_a_chat_is_cached_and_limited(chat: Path) -> None:
-    """Caching and limit overlap; their parts are those of all orders, and add up."""
+    """The limit refuses what caching leaves over it, and leaves caching its part."""
     told = _document(
         *(chat, "--format", "mooncake", "--model", MODEL, "--at", "2026-11-23"),
         *("--monthly-budget", "0.30"),
     )
-    parts = {one["measure"]: one["saving_nanos"] for one in told["projected"]["measures"]}
-    assert set(parts) == {"caching", "limit"}
-    assert sum(parts.values()) == told["projected"]["saving_nanos"]
+    projected = told["projected"]
+    parts = {one["measure"]: one["saving_nanos"] for one in projected["measures"]}
+    assert parts == {"caching": projected["saving_nanos"]}
+    spent = projected["after"]["cost_nanos"]
+    assert projected["refused_nanos"] > 0
+    assert projected["before"]["cost_nanos"] == sum(
+        (parts["caching"], projected["refused_nanos"], spent)
+    )
     assert told["projected"]["after"]["cost_nanos"] <= 300_000_000
     assert told["measured"] is None
 

@@ -25,7 +25,7 @@ class Investment(NamedTuple):
 
 
 def invest(
-    saving_nanos: int, days: int, *, one_off_nanos: int = 0, monthly_nanos: int = 0
+    saving_nanos: int, days: Fraction | int, *, one_off_nanos: int = 0, monthly_nanos: int = 0
 ) -> Investment:
     """Return what a saving, made in so many days, is worth beside its costs.
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from tuppence.insights.shapley import shapley_parts
 
-Measure = Literal["routing", "caching", "batch", "limit"]
+Measure = Literal["routing", "caching", "batch"]
 
 
 class Way(NamedTuple):
@@ -32,22 +32,25 @@ class Ways(NamedTuple):
     month: int
     """In which it counts against a monthly limit; only equality matters."""
     by_measures: Mapping[frozenset[Measure], Way]
-    """By the measures applied, without the limit; every set of those compared."""
+    """By the measures applied; every set of those compared."""
 
 
 class Bill(NamedTuple):
     """What requests cost together."""
 
     cost_nanos: int
+    """Of those that were answered."""
     requests: int
     refused: int
     """Of the requests, because they would have passed the limit."""
+    refused_nanos: int
+    """What those would have cost."""
     over_limit_nanos: int
     """By how much all months together have passed the limit; 0 without one."""
-    strong_share: Fraction
-    """Of the answered requests, those by a model of the dear families."""
-    read_share: Fraction
-    """Of their prompt tokens, those read from the cache."""
+    strong_share: Fraction | None
+    """Of the answered requests, those by a model of the dear families; None where none was."""
+    read_share: Fraction | None
+    """Of their prompt tokens, those read from the cache; None where there are none."""
 
 
 class Part(NamedTuple):
@@ -56,7 +59,7 @@ class Part(NamedTuple):
     measure: Measure
     saving_nanos: int
     share: Fraction
-    """Of the whole saving; 0 where that is 0."""
+    """Of all that is spent less, refused work included; 0 where that is 0."""
 
 
 class Savings(NamedTuple):
@@ -64,61 +67,80 @@ class Savings(NamedTuple):
 
     before: Bill
     after: Bill
+    """With all measures, and then the limit."""
     parts: Sequence[Part]
+    """Of the measures; they add up to `saving_nanos`, whatever the limit refuses."""
+    limit_nanos: int | None = None
+    """Per month; None without one."""
+
+    @property
+    def less_nanos(self) -> int:
+        """How much less is spent: what was saved, and what was refused."""
+        return self.before.cost_nanos - self.after.cost_nanos
 
     @property
     def saving_nanos(self) -> int:
-        """The whole saving; negative where the measures cost more than they save."""
-        return self.before.cost_nanos - self.after.cost_nanos
+        """What the measures save; negative where they cost more. Work refused is no saving."""
+        return self.less_nanos - self.refused_nanos
+
+    @property
+    def refused_nanos(self) -> int:
+        """The limit's part: what it still refuses after all measures."""
+        return self.after.refused_nanos
+
+    @property
+    def refused_share(self) -> Fraction:
+        """The limit's part of all that is spent less; 0 where that is 0."""
+        return _share(self.refused_nanos, self.less_nanos)
 
     @property
     def change(self) -> Fraction:
         """The change of the cost, as a share of what it was; 0 where it was 0."""
-        return _share(-self.saving_nanos, self.before.cost_nanos)
+        return _share(-self.less_nanos, self.before.cost_nanos)
 
 
 def compare(
     requests: Sequence[Ways], measures: Sequence[Measure], limit_nanos: int | None = None
 ) -> Savings:
-    """Return what the measures have saved together, and each one's part.
+    """Return what the measures have saved together, each one's part, and what is refused.
 
-    `measures` are those that the requests' ways are told for; a `limit_nanos` per month is one
-    measure more.
+    `measures` are those that the requests' ways are told for. A limit comes last: what passes
+    `limit_nanos` in its month although all measures are in use is refused.
     """
-    every: list[Measure] = [*measures] if limit_nanos is None else [*measures, "limit"]
-    none: frozenset[Measure] = frozenset()
-    before = bill(requests, none, limit_nanos)
 
     def saving(applied: frozenset[str]) -> int:
-        chosen = frozenset(measure for measure in every if measure in applied)
-        return before.cost_nanos - bill(requests, chosen, limit_nanos).cost_nanos
+        chosen = frozenset(measure for measure in measures if measure in applied)
+        return before.cost_nanos - bill(requests, chosen).cost_nanos
 
-    after = bill(requests, frozenset(every), limit_nanos)
-    whole = before.cost_nanos - after.cost_nanos
-    parts = shapley_parts(every, saving)
-    return Savings(
-        before, after, [Part(one, parts[one], _share(parts[one], whole)) for one in every]
-    )
+    before = bill(requests, frozenset(), limit_nanos)
+    after = bill(requests, frozenset(measures), limit_nanos, refuses=True)
+    less_nanos = before.cost_nanos - after.cost_nanos
+    parts = shapley_parts(measures, saving)
+    shares = [Part(one, parts[one], _share(parts[one], less_nanos)) for one in measures]
+    return Savings(before, after, shares, limit_nanos)
 
 
 def bill(
-    requests: Iterable[Ways], applied: frozenset[Measure], limit_nanos: int | None = None
+    requests: Iterable[Ways],
+    applied: frozenset[Measure],
+    limit_nanos: int | None = None,
+    *,
+    refuses: bool = False,
 ) -> Bill:
     """Return what requests cost together with these measures, taken in their order.
 
-    With the measure "limit" a request that would pass `limit_nanos` in its month is refused; the
-    next one that fits is answered.
+    A limit that `refuses` answers no request that would pass it in its month; the next one that
+    fits is answered.
     """
-    refuses = "limit" in applied and limit_nanos is not None
-    key = applied - {"limit"}
     spent: defaultdict[int, int] = defaultdict(int)
-    count = refused = strong = prompt_tokens = read_tokens = 0
+    count = refused = refused_nanos = strong = prompt_tokens = read_tokens = 0
     for request in requests:
-        way = request.by_measures[key]
+        way = request.by_measures[applied]
         count += 1
         landing = spent[request.month] + way.cost_nanos
         if refuses and limit_nanos is not None and landing > limit_nanos:
             refused += 1
+            refused_nanos += way.cost_nanos
             continue
         spent[request.month] = landing
         strong += way.is_strong
@@ -127,13 +149,15 @@ def bill(
     over = 0
     if limit_nanos is not None:
         over = sum(max(0, month - limit_nanos) for month in spent.values())
+    answered = count - refused
     return Bill(
         cost_nanos=sum(spent.values()),
         requests=count,
         refused=refused,
+        refused_nanos=refused_nanos,
         over_limit_nanos=over,
-        strong_share=_share(strong, count - refused),
-        read_share=_share(read_tokens, prompt_tokens),
+        strong_share=Fraction(strong, answered) if answered else None,
+        read_share=Fraction(read_tokens, prompt_tokens) if prompt_tokens else None,
     )
 
 

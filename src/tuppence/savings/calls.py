@@ -11,7 +11,7 @@ from tuppence.insights.moves import target_tier
 from tuppence.insights.savings import Measure
 from tuppence.language import mark
 from tuppence.prices.model_facts import Tiers, family_of, load_tiers, token_growth
-from tuppence.savings.recorded import PLAIN, ROUTED, Prices, Recorded, Traffic, grown
+from tuppence.savings.recorded import PLAIN, ROUTED, Parts, Prices, Recorded, Traffic, grown
 
 NO_TASK = mark("cannot be told: neither text nor task classes in the trace")
 NO_PREFIXES = mark("cannot be told: no prompts in the trace (see Measured)")
@@ -24,8 +24,49 @@ def traffic_of_calls(calls: Sequence[Call], prices: Prices) -> Traffic:
     if not any(call.attribution.task_complexity for call in ordered):
         untold["routing"] = NO_TASK
         return Traffic((_as_billed(call) for call in ordered), (), untold)
-    tiers = load_tiers()
+    tiers = _SessionTiers(load_tiers(), prices)
     return Traffic((_routed(call, tiers, prices) for call in ordered), ("routing",), untold)
+
+
+class _SessionTiers:
+    """Says to which model each call would have gone: the calls of a session stay together.
+
+    A session's calls to one model go where the first of them goes, so that their cache is found;
+    calls without a session go each by itself.
+    """
+
+    def __init__(self, tiers: Tiers, prices: Prices) -> None:
+        self._tiers = tiers
+        self._prices = prices
+        self._complexities: dict[tuple[str, str, str], str] = {}
+
+    def moved(self, call: Call) -> Parts:
+        """Return what would be billed on the tier of the call's task, or of its session's."""
+        payer = call.attribution
+        if not payer.session_id:
+            return self._on_tier(call, self._worthwhile(call))
+        key = payer.session_id, payer.agent_id, call.parts[0].model
+        complexity = self._complexities.get(key)
+        if complexity is None:
+            complexity = self._complexities[key] = self._worthwhile(call)
+        return self._on_tier(call, complexity)
+
+    def _worthwhile(self, call: Call) -> str:
+        """Return the call's task class where its tier costs less than it did, else none."""
+        complexity = call.attribution.task_complexity
+        before = self._cost_nanos(call, call.parts)
+        after = self._cost_nanos(call, self._on_tier(call, complexity))
+        pays = before is not None and after is not None and after < before
+        return complexity if pays else ""
+
+    def _on_tier(self, call: Call, complexity: str) -> Parts:
+        if not complexity:
+            return call.parts
+        return tuple(_moved(part, complexity, self._tiers) for part in call.parts)
+
+    def _cost_nanos(self, call: Call, parts: Parts) -> int | None:
+        at_seconds = call.occurred_at_micros / MICROS_PER_SECOND
+        return self._prices.cost_nanos(parts, at_seconds, call.provider)
 
 
 def _as_billed(call: Call) -> Recorded:
@@ -33,16 +74,13 @@ def _as_billed(call: Call) -> Recorded:
     return Recorded(at_seconds, call.provider, {PLAIN: call.parts}, call.parts)
 
 
-def _routed(call: Call, tiers: Tiers, prices: Prices) -> Recorded:
-    """Return a call with what it would be on the tier of its task, where that costs less."""
+def _routed(call: Call, tiers: _SessionTiers, prices: Prices) -> Recorded:
+    """Return a call with what it would be on another tier; on terms unknown there, it stays."""
     recorded = _as_billed(call)
-    at_seconds, provider = recorded.at_seconds, call.provider
-    moved = tuple(_moved(part, call.attribution.task_complexity, tiers) for part in call.parts)
-    before = prices.cost_nanos(call.parts, at_seconds, provider)
-    after = prices.cost_nanos(moved, at_seconds, provider)
-    pays = before is not None and after is not None and after < before
-    sent = {PLAIN: call.parts, ROUTED: moved if pays else call.parts}
-    return recorded._replace(sent=sent)
+    moved = tiers.moved(call)
+    if prices.cost_nanos(moved, recorded.at_seconds, call.provider) is None:
+        moved = call.parts
+    return recorded._replace(sent={PLAIN: call.parts, ROUTED: moved})
 
 
 def _moved(part: MeteredPart, complexity: str, tiers: Tiers) -> MeteredPart:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from hashlib import blake2b
+from math import floor
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from tuppence.caching.entries import NOTHING, Served
 from tuppence.caching.replay import Answered, RuleBook, answer_adaptively
 from tuppence.caching.traces import Stream, message_rows, message_stream
 from tuppence.core.usage import MeteredPart, Usage
@@ -21,7 +23,17 @@ from tuppence.model_router.routing import (
 )
 from tuppence.prices.model_facts import token_growth
 from tuppence.savings.calls import NO_TASK
-from tuppence.savings.recorded import CACHED, PLAIN, ROUTED, Prices, Recorded, Traffic, grown
+from tuppence.savings.recorded import (
+    CACHED,
+    PLAIN,
+    ROUTED,
+    Parts,
+    Prices,
+    Recorded,
+    Traffic,
+    grown,
+    uncached,
+)
 
 Route = Callable[[Mapping[str, Any]], str]
 """Returns the model that a router chooses for a body; raises InvalidInput where it has none."""
@@ -30,7 +42,7 @@ Route = Callable[[Mapping[str, Any]], str]
 def traffic_of_streams(
     streams: Iterable[Stream], rule_book: RuleBook, *, has_clock: bool
 ) -> Traffic:
-    """Return requests whose prefixes are known, but not their text, plain and cached."""
+    """Return requests whose prefixes are known, but not their text, as they were and cached."""
     requests = (_plain_and_cached(one) for one in answer_adaptively(streams, rule_book))
     return Traffic(requests, ("caching",), {"routing": NO_TASK}, has_clock)
 
@@ -42,12 +54,14 @@ def traffic_of_messages(
     rule_book: RuleBook,
     mover: Mover,
 ) -> Traffic:
-    """Return recorded Messages requests: plain, cached, routed, and both."""
+    """Return recorded Messages requests: as they were, cached, routed, and both."""
     messages = message_rows(path, on_bytes)
     default = model or ""
     asked = answer_adaptively([message_stream(messages, default)], rule_book)
     moved = answer_adaptively([message_stream(messages, default, mover.model_of)], rule_book)
-    requests = (_in_all_ways(before, after) for before, after in zip(asked, moved, strict=True))
+    requests = (
+        _in_all_ways(before, after, mover) for before, after in zip(asked, moved, strict=True)
+    )
     measures: tuple[Measure, ...] = ("routing", "caching")
     return Traffic(requests, measures, {})
 
@@ -73,6 +87,10 @@ class Mover:
             known = self._conversations[key] = self._choose(body, asked)
         return known
 
+    def has_prices(self, parts: Parts) -> bool:
+        """Return whether all parts have a price, on their terms."""
+        return self._prices.cost_nanos(parts, self._at_seconds) is not None
+
     def _choose(self, body: Mapping[str, Any], asked: str) -> str:
         try:
             chosen = self._route(body)
@@ -96,41 +114,81 @@ def _conversation(model: str, body: Mapping[str, Any]) -> bytes:
 
 
 def _plain_and_cached(answered: Answered) -> Recorded:
-    request = answered.request
     if answered.served is None:
         return _recorded(answered, {})
-    cached = answered.served.usage(request.input_tokens)
-    sent = {PLAIN: _parts(answered, _plain(answered)), CACHED: _parts(answered, cached)}
-    return _recorded(answered, sent)
+    before = _as_it_was(answered)
+    return _recorded(answered, {PLAIN: before, CACHED: _cached(before, answered)})
 
 
-def _in_all_ways(asked: Answered, moved: Answered) -> Recorded:
+def _in_all_ways(asked: Answered, moved: Answered, mover: Mover) -> Recorded:
     recorded = _plain_and_cached(asked)
     if asked.served is None or moved.served is None:
         return recorded._replace(sent={})
-    growth = token_growth(asked.request.model, moved.request.model) or Fraction(1)
-    plain = grown(_plain(asked), growth)
-    cached = grown(moved.served.usage(moved.request.input_tokens), growth)
-    sent = {
-        **recorded.sent,
-        ROUTED: _parts(moved, plain),
-        ROUTED | CACHED: _parts(moved, cached),
-    }
+    before, model = _as_it_was(asked), moved.request.model
+    if model == asked.request.model:
+        routed, both = before, _cached(before, moved)
+    else:
+        routed, both = _moved(before, model), _moved(_cached(before, moved), model)
+    if not mover.has_prices(routed):  # a model may not have all terms: what needs them stays
+        routed, both = recorded.sent[PLAIN], recorded.sent[CACHED]
+    sent = {**recorded.sent, ROUTED: routed, ROUTED | CACHED: both}
     return recorded._replace(sent=sent)
 
 
-def _plain(answered: Answered) -> Usage:
-    return Usage(input_tokens=answered.request.input_tokens)
+def _as_it_was(answered: Answered) -> Parts:
+    """Return what was billed, with the caching there was; without a record, all input plain.
 
-
-def _parts(answered: Answered, prompt: Usage) -> tuple[MeteredPart, ...]:
-    """Return a prompt with the recorded output; output that is not recorded is left out."""
+    Output that is not recorded is left out.
+    """
     request = answered.request
-    usage = msgspec.structs.replace(prompt, output_tokens=request.output_tokens or 0)
+    if request.billed:
+        return request.billed
+    usage = Usage(input_tokens=request.input_tokens, output_tokens=request.output_tokens or 0)
     return (MeteredPart(request.model, usage),)
 
 
-def _recorded(answered: Answered, sent: Mapping[frozenset[Measure], Any]) -> Recorded:
+def _cached(parts: Parts, answered: Answered) -> Parts:
+    """Return the same parts with their prompts cached as the adaptive policy would have.
+
+    The replay counts tokens its own way; a prompt keeps the count that it was billed with, and
+    takes from the replay which share of it is read and written, so that no difference in counting
+    is taken for a saving.
+    """
+    counted, served = answered.request.input_tokens, answered.served or NOTHING
+    return tuple(
+        MeteredPart(part.model, _served(part.usage, served, counted), part.terms) for part in parts
+    )
+
+
+def _served(usage: Usage, served: Served, counted_tokens: int) -> Usage:
+    prompt_tokens = usage.prompt_tokens
+    scale = Fraction(prompt_tokens, counted_tokens) if counted_tokens else Fraction(0)
+    read, written_5m, written_1h = (
+        floor(tokens * scale)
+        for tokens in (served.read_tokens, served.written_5m_tokens, served.written_1h_tokens)
+    )
+    return msgspec.structs.replace(
+        uncached(usage),
+        input_tokens=prompt_tokens - read - written_5m - written_1h,
+        cache_read_tokens=read,
+        cache_write_5m_tokens=written_5m,
+        cache_write_1h_tokens=written_1h,
+    )
+
+
+def _moved(parts: Parts, model: str) -> Parts:
+    """Return the parts with those of the model that answered moved to another one."""
+    answering = parts[0].model
+    growth = token_growth(answering, model) or Fraction(1)
+    return tuple(
+        MeteredPart(model, grown(part.usage, growth), part.terms)
+        if part.model == answering
+        else part
+        for part in parts
+    )
+
+
+def _recorded(answered: Answered, sent: Mapping[frozenset[Measure], Parts]) -> Recorded:
     request = answered.request
     return Recorded(
         at_seconds=request.at,

@@ -25,7 +25,7 @@ class Recorded(NamedTuple):
     """Unix time, or seconds of a clock of the trace's own."""
     provider: str | None
     sent: Mapping[frozenset[Measure], Parts]
-    """What would be billed, by the measures applied; empty where a model has no price."""
+    """What would be billed, by the measures added to those in use; empty where it has no price."""
     billed: Parts = ()
     """What was billed; empty where the trace does not tell."""
     tells_output: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from math import ceil
+from fractions import Fraction
 from typing import NamedTuple
 
 from tuppence.core.periods import EPOCH, LAST_YEAR, MICROS_PER_DAY, MICROS_PER_SECOND
@@ -30,10 +30,10 @@ class Study(NamedTuple):
     without_output: int
     """Requests whose output the trace does not tell: only their input is counted."""
     unreadable_lines: int
-    days: int | None
+    days: Fraction | None
     """From the first request to the last, at least 1; None where there is no common clock."""
     projected: Savings
-    """As it was, and as it would have been."""
+    """As it was, caching and terms that were billed included, and as it would have been."""
     untold: Mapping[Measure, str]
     """Measures that cannot be told of this trace, and why."""
     measured: Savings | None
@@ -153,6 +153,6 @@ def _month(at_seconds: float) -> int:
     return moment.year * MONTHS_PER_YEAR + moment.month
 
 
-def _days(times: Sequence[float]) -> int:
-    span = max(times) - min(times) if times else 0.0
-    return max(1, ceil(span / SECONDS_PER_DAY))
+def _days(times: Sequence[float]) -> Fraction:
+    span = Fraction(max(times)) - Fraction(min(times)) if times else Fraction(0)
+    return max(Fraction(1), span / SECONDS_PER_DAY)

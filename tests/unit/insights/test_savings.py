@@ -93,11 +93,14 @@ def test_the_order_of_names_decides_only_the_rest() -> None:
 
 def test_the_document_s_table_has_the_document_s_shares() -> None:
     """Measures that do not overlap keep what each saves: 56 %, 33 % and 11 % of US$ 85,550."""
-    saved = {"routing": 48_200, "caching": 28_150, "limit": 9_200}
-    parts = shapley_parts(tuple(saved), lambda applied: sum(saved[one] for one in applied))
-    assert parts == saved
-    shares = [round(100 * part / sum(parts.values())) for part in parts.values()]
-    assert shares == [56, 33, 11]
+    kept, refused = 5_000, 9_200
+    before = kept + refused + 48_200 + 28_150
+    answered = _ways(0, before - refused, before - refused - 48_200, kept + 48_200, kept)
+    savings = compare([answered, _ways(0, *[refused] * 4)], MEASURES, kept)
+    assert [part.saving_nanos for part in savings.parts] == [48_200, 28_150]
+    assert (savings.saving_nanos, savings.refused_nanos) == (76_350, 9_200)
+    shares = [*(part.share for part in savings.parts), savings.refused_share]
+    assert [round(100 * share) for share in shares] == [56, 33, 11]
 
 
 def test_overlap_is_halved() -> None:
@@ -115,24 +118,60 @@ requests = st.lists(
 
 @given(requests, st.none() | st.integers(0, 10**13))
 def test_before_after_and_parts_agree(rows: list[tuple[int, ...]], limit: int | None) -> None:
-    """The parts are the difference of the bills, and with the limit no month passes it."""
+    """The parts and what is refused are the difference of the bills; no month passes the limit."""
     ways = [_ways(*row) for row in rows]
     savings = compare(ways, MEASURES, limit)
     assert sum(part.saving_nanos for part in savings.parts) == savings.saving_nanos
+    assert savings.before.cost_nanos - savings.after.cost_nanos == savings.less_nanos
+    assert savings.less_nanos == savings.saving_nanos + savings.refused_nanos
+    shares = [*(part.share for part in savings.parts), savings.refused_share]
+    assert sum(shares) == (1 if savings.less_nanos else 0)
     assert savings.before.cost_nanos == sum(row[1] for row in rows)
     assert savings.before.refused == 0
     assert savings.after.over_limit_nanos == 0
-    expected = MEASURES if limit is None else (*MEASURES, "limit")
-    assert tuple(part.measure for part in savings.parts) == expected
+    assert tuple(part.measure for part in savings.parts) == MEASURES
     if limit is None:
         assert savings.after.cost_nanos == sum(row[4] for row in rows)
+
+
+@given(requests, st.integers(0, 10**13))
+def test_a_limit_saves_nothing(rows: list[tuple[int, ...]], limit: int) -> None:
+    """It changes no measure's part; its own is what it refuses, 0 where it refuses nothing."""
+    ways = [_ways(*row) for row in rows]
+    free, limited = compare(ways, MEASURES), compare(ways, MEASURES, limit)
+    assert limited.saving_nanos == free.saving_nanos
+    assert [part.saving_nanos for part in limited.parts] == [
+        part.saving_nanos for part in free.parts
+    ]
+    assert limited.refused_nanos == free.after.cost_nanos - limited.after.cost_nanos
+    assert limited.after.refused or limited.refused_nanos == 0
+
+
+def test_a_limit_that_the_other_measures_keep_has_no_part() -> None:
+    """Caching alone brings 100 under 60: the limit refuses nothing, and its part is 0."""
+    savings = compare([_ways(0, 100, 100, 50, 50)], MEASURES, 60)
+    assert savings.before.over_limit_nanos == 40
+    assert [part.saving_nanos for part in savings.parts] == [0, 50]
+    assert (savings.after.refused, savings.refused_nanos) == (0, 0)
+    assert savings.refused_share == 0
+
+
+def test_nothing_answered_has_no_shares() -> None:
+    """Where everything is refused, nobody can say which share went to which model."""
+    way = Way(7, is_strong=True, prompt_tokens=9)
+    savings = compare([Ways(0, {frozenset(): way})], (), 0)
+    assert savings.before.strong_share == 1
+    assert savings.before.read_share == 0
+    assert savings.after.strong_share is None
+    assert savings.after.read_share is None
 
 
 def test_a_limit_refuses_what_would_pass_it() -> None:
     """Of 6, 6, 3 and 1 against 10, the second 6 is refused; the next month begins anew."""
     ways = [_ways(1, cost, 0, 0, 0) for cost in (6, 6, 3, 1)] + [_ways(2, 9, 0, 0, 0)]
-    limited = bill(ways, frozenset({"limit"}), 10)
+    limited = bill(ways, frozenset(), 10, refuses=True)
     assert (limited.cost_nanos, limited.requests, limited.refused) == (19, 5, 1)
+    assert limited.refused_nanos == 6
     free = bill(ways, frozenset(), 10)
     assert (free.cost_nanos, free.over_limit_nanos) == (25, 6)
 

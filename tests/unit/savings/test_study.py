@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +79,24 @@ def test_a_trace_without_prefixes_says_what_it_cannot_tell(tmp_path: Path) -> No
     assert told.projected.before.cost_nanos == 9_000_000
     assert told.projected.after.cost_nanos == 3_000_000
     assert told.projected.after.refused == 1
-    assert _parts(told) == {"limit": 6_000_000}
+    assert (_parts(told), told.projected.saving_nanos) == ({}, 0)
+    assert told.projected.refused_nanos == 6_000_000
     assert set(told.untold) == {"routing", "caching"}
-    assert (told.days, told.measured) == (2, None)
+    assert told.measured is None
+
+
+@pytest.mark.parametrize(
+    ("last", "days"),
+    [("16 00:30:00", 1), ("17 00:00:01", Fraction(86_401, 86_400)), ("18 12:00:00", 2.5)],
+)
+def test_days_are_exact(tmp_path: Path, last: str, days: Fraction | float) -> None:
+    """A second more than a day is no second day; less than a day counts as one."""
+    path = tmp_path / "azure.csv"
+    path.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        f"2023-11-16 00:00:00,1000,100\n2023-11-{last},2000,200\n"
+    )
+    assert _study(path, "azure", SONNET).days == days
 
 
 def test_caching_is_the_replay_of_the_adaptive_policy(tmp_path: Path) -> None:
@@ -146,8 +162,35 @@ def test_a_task_class_is_enough_to_route() -> None:
     opus, haiku = 1_000 * 4_000 + 100 * 20_000, 1_000 * 100 + 100 * 500
     assert told.projected.before.cost_nanos == 2 * opus + haiku
     assert _parts(told) == {"routing": opus - haiku}
-    assert told.projected.before.strong_share.limit_denominator() * 3 == 2
-    assert told.projected.after.strong_share * 3 == 1
+    assert told.projected.before.strong_share == Fraction(2, 3)
+    assert told.projected.after.strong_share == Fraction(1, 3)
+
+
+def test_calls_of_a_session_stay_together() -> None:
+    """The later calls of a session go where its first call to the same model went."""
+
+    def call(complexity: str, session: str) -> Call:
+        payer = Attribution(task_complexity=complexity, session_id=session)
+        usage = Usage(input_tokens=1_000)
+        return Call(MICROS, payer, "anthropic", (MeteredPart(OPUS, usage),))
+
+    saved = 1_000 * (4_000 - 100)
+    moves = {"routing": 2 * saved}
+    assert _parts(_study_calls(call("simple", "s"), call("complex", "s"))) == moves
+    assert _parts(_study_calls(call("complex", "s"), call("simple", "s"))) == {"routing": 0}
+    assert _parts(_study_calls(call("complex", ""), call("simple", ""))) == {"routing": saved}
+
+
+def test_what_the_tier_has_no_terms_for_stays() -> None:
+    """Fast mode of Opus is no terms of Haiku: such a call of a session is priced as it was."""
+    usage = Usage(input_tokens=1_000)
+    payer = Attribution(task_complexity="simple", session_id="s")
+    calls = [
+        Call(MICROS, payer, "anthropic", (MeteredPart("claude-opus-5", usage, terms),))
+        for terms in (Terms(), Terms(speed="fast"))
+    ]
+    told = _study_calls(*calls)
+    assert (told.unpriced, _parts(told)) == (0, {"routing": 1_000 * (5_000 - 100)})
 
 
 def test_nothing_moves_to_a_dearer_model() -> None:
@@ -168,8 +211,12 @@ def test_text_is_routed_and_cached(tmp_path: Path) -> None:
     assert parts["routing"] > 0
     assert parts["caching"] > 0
     assert sum(parts.values()) == told.projected.saving_nanos
-    assert told.projected.after.strong_share < told.projected.before.strong_share == 1
-    assert told.projected.after.read_share > told.projected.before.read_share == 0
+    before, after = told.projected.before, told.projected.after
+    assert before.strong_share == 1
+    assert before.read_share == 0
+    assert after.strong_share is not None
+    assert after.strong_share < 1
+    assert after.read_share
     assert told.without_output == 12
     assert told.measured is None
     assert told.untold == {}
@@ -210,6 +257,35 @@ def test_recorded_counts_of_messages_are_measured(tmp_path: Path) -> None:
     assert told.measured is not None
     assert told.measured.after.cost_nanos == 2 * (10 * 4_000 + 5_000 * 200 + 7 * 20_000)
     assert told.measured.saving_nanos == 2 * 5_000 * 3_800
+    assert told.projected.before.cost_nanos == told.measured.after.cost_nanos
+
+
+def test_caching_is_measured_or_projected_and_never_both(tmp_path: Path) -> None:
+    """Before is the bill, batch terms included: only what caching could add to it is projected."""
+    plain = {"input_tokens": 5_010, "output_tokens": 7, "service_tier": "batch"}
+    written = {**plain, "input_tokens": 10, "cache_creation_input_tokens": 5_000}
+    read = {**plain, "input_tokens": 10, "cache_read_input_tokens": 5_000}
+    after: list[int] = []
+    for usages in ([plain] * 6, [written, *[read] * 5]):
+        rows = [
+            {"timestamp": 20.0 * n, "request": _body(f"{n}?", SONNET, MANUAL), "usage": usage}
+            for n, usage in enumerate(usages)
+        ]
+        told = _study(_lines(tmp_path / "m.jsonl", rows), "messages")
+        assert told.measured is not None
+        assert told.projected.before.cost_nanos == told.measured.after.cost_nanos
+        assert told.projected.before.read_share == told.measured.after.read_share
+        after.append(told.projected.after.cost_nanos)
+    # However the trace was cached, the adaptive policy would have come to the same bill.
+    assert after[0] == after[1]
+
+
+def test_a_request_on_terms_of_its_model_only_stays(tmp_path: Path) -> None:
+    """What was served in fast mode is not left out because the router's model has none."""
+    usage = {"input_tokens": 20, "output_tokens": 7, "speed": "fast"}
+    rows = [{"timestamp": 0, "request": _body(EASY[0], "claude-opus-5"), "usage": usage}]
+    told = _study(_lines(tmp_path / "m.jsonl", rows), "messages")
+    assert (told.unpriced, _parts(told)["routing"]) == (0, 0)
 
 
 def test_unpriced_requests_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -274,7 +350,8 @@ def test_an_empty_trace_costs_nothing(tmp_path: Path, format_: str) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("")
     told = _study(path, format_, OPUS)
-    assert (told.requests, told.projected.saving_nanos, told.projected.change) == (0, 0, 0)
+    assert (told.requests, told.projected.saving_nanos) == (0, 0)
+    assert told.projected.change == 0
 
 
 def test_real_session_logs_measure_their_reference_values(shared_data: Path) -> None:

@@ -107,7 +107,7 @@ def _show_savings(calls: Sequence[Call], limit_nanos: int | None) -> None:
     prices = Prices(load_price_book(load_settings().cache_directory), None)
     told = study(traffic_of_calls(calls, prices), prices, limit_nanos)
     click.echo()
-    show_savings(told, _, limit_nanos=limit_nanos)
+    show_savings(told, _)
 
 
 def _limit_nanos(spent_nanos: int) -> int:

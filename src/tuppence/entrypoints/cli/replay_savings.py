@@ -59,7 +59,9 @@ def savings(  # noqa: PLR0913 - options
 ) -> None:
     """Show what a trace cost without measures and with them, and what each measure saves.
 
-    Before: no routing, no caching, no limit. Projected and measured savings stay apart.
+    Before is the system as it was: without routing, caching and limit. Caching that the trace
+    shows as billed is part of it: what that has saved is measured, only the rest is projected.
+    What a limit refuses is work not done, and no saving.
     """
     limit_nanos = _nanos(monthly_budget, "monthly_budget")
     one_off_nanos, monthly_nanos = (
@@ -73,7 +75,7 @@ def savings(  # noqa: PLR0913 - options
     if as_json:
         click.echo(json.dumps(_document(told, costs, days or told.days), indent=2))
     else:
-        _print(trace.name, told, limit_nanos, costs)
+        _print(trace.name, told, costs)
 
 
 def _study(
@@ -127,9 +129,9 @@ def _nanos(dollars: str | None, field: str) -> int | None:
     return None if dollars is None else to_nanos(dollars, field=field)
 
 
-def _days(days: int | None, told: Study) -> int:
+def _days(days: int | None, told: Study) -> Fraction:
     """Return for how many days a saving counts; raise InvalidInput where nobody says."""
-    known = days or told.days
+    known = told.days if days is None else Fraction(days)
     if known is None:
         raise InvalidInput(
             "is needed, because the trace's conversations have no common clock",
@@ -140,14 +142,14 @@ def _days(days: int | None, told: Study) -> int:
     return known
 
 
-def _print(name: str, told: Study, limit_nanos: int | None, costs: Costs | None) -> None:
+def _print(name: str, told: Study, costs: Costs | None) -> None:
     _ = translator(load_settings().language)
     click.secho(f"{_('Savings')}: {name}", bold=True)
     click.echo(_("{count} requests.").format(count=f"{told.requests:,}"))
     for note in _notes(told, _):
         click.secho(note, fg="yellow")
     click.echo()
-    show_savings(told, _, limit_nanos=limit_nanos, costs=costs)
+    show_savings(told, _, costs=costs)
 
 
 def _notes(told: Study, _: Translate) -> list[str]:
@@ -164,13 +166,13 @@ def _notes(told: Study, _: Translate) -> list[str]:
     return notes
 
 
-def _document(told: Study, costs: Costs | None, days: int | None) -> dict[str, Any]:
+def _document(told: Study, costs: Costs | None, days: Fraction | int | None) -> dict[str, Any]:
     return {
         "requests": told.requests,
         "unpriced_requests": told.unpriced,
         "requests_without_output": told.without_output,
         "unreadable_lines": told.unreadable_lines,
-        "days": days,
+        "days": None if days is None else float(days),
         "projected": {**_section(told.projected, costs), "untold": dict(told.untold)},
         "measured": None if told.measured is None else _section(told.measured, costs),
     }
@@ -182,6 +184,9 @@ def _section(savings: Savings, costs: Costs | None) -> dict[str, Any]:
         "after": _bill(savings.after),
         "saving_nanos": savings.saving_nanos,
         "saving": to_dollars(savings.saving_nanos),
+        "refused_nanos": savings.refused_nanos,
+        "refused": to_dollars(savings.refused_nanos),
+        "refused_share": float(savings.refused_share),
         "change": float(savings.change),
         "measures": [
             {
@@ -202,8 +207,8 @@ def _bill(bill: Bill) -> dict[str, Any]:
         "cost": to_dollars(bill.cost_nanos),
         "refused_requests": bill.refused,
         "over_limit_nanos": bill.over_limit_nanos,
-        "strong_share": float(bill.strong_share),
-        "cache_hit_share": float(bill.read_share),
+        "strong_share": _number(bill.strong_share),
+        "cache_hit_share": _number(bill.read_share),
     }
 
 

@@ -19,10 +19,8 @@ MEASURE_NAMES: Mapping[Measure, str] = {
     "routing": mark("Model router"),
     "caching": mark("Prompt caching"),
     "batch": mark("Batch terms"),
-    "limit": mark("Budget limit (spend refused)"),
 }
-MOVERS: frozenset[Measure] = frozenset({"routing", "limit"})
-"""Measures that change which models answer."""
+LIMIT = mark("Budget limit (work refused)")
 PROJECTED = mark("Projected: what would have been")
 MEASURED = mark("Measured: what the trace itself shows")
 NOTHING_MEASURED = mark("Measured: the trace records neither cache reads nor batch terms.")
@@ -33,10 +31,10 @@ class Costs(NamedTuple):
 
     one_off_nanos: int
     monthly_nanos: int
-    days: int
+    days: Fraction
 
     def worth(self, savings: Savings) -> Investment:
-        """Return what a saving is worth beside these costs."""
+        """Return what a saving is worth beside these costs; work refused is no saving."""
         return invest(
             savings.saving_nanos,
             self.days,
@@ -45,23 +43,20 @@ class Costs(NamedTuple):
         )
 
 
-def show_savings(
-    told: Study, _: Translate, *, limit_nanos: int | None = None, costs: Costs | None = None
-) -> None:
+def show_savings(told: Study, _: Translate, *, costs: Costs | None = None) -> None:
     """Print what would have been saved, and what was, each by itself."""
-    _section(_(PROJECTED), told.projected, _, limit_nanos, costs, told.untold)
+    _section(_(PROJECTED), told.projected, _, costs, told.untold)
     click.echo()
     if told.measured is None:
         click.echo(_(NOTHING_MEASURED))
     else:
-        _section(_(MEASURED), told.measured, _, None, costs, {})
+        _section(_(MEASURED), told.measured, _, costs, {})
 
 
 def _section(
     title: str,
     savings: Savings,
     _: Translate,
-    limit_nanos: int | None,
     costs: Costs | None,
     untold: Mapping[Measure, str],
 ) -> None:
@@ -73,9 +68,11 @@ def _section(
             Column(_("After")),
             Column(_("Change")),
         ],
-        [row for row in _figures(savings, limit_nanos, _) if row is not None],
+        [row for row in _figures(savings, _) if row is not None],
     )
     _draw_parts(savings, _)
+    if savings.refused_nanos:
+        click.echo(click.wrap_text(_refused(savings, _), terminal_columns()))
     for measure, why in untold.items():
         click.secho(f"{_(MEASURE_NAMES[measure])}: {_(why)}", dim=True)
     if costs is not None:
@@ -83,29 +80,38 @@ def _section(
 
 
 def _draw_parts(savings: Savings, _: Translate) -> None:
-    if not savings.parts:
+    parts = [
+        (_(MEASURE_NAMES[part.measure]), part.saving_nanos, part.share) for part in savings.parts
+    ]
+    if savings.limit_nanos is not None:
+        parts.append((_(LIMIT), savings.refused_nanos, savings.refused_share))
+    if not parts:
         return
-    whole = Fraction(1) if savings.saving_nanos else Fraction(0)
+    whole = Fraction(1) if savings.less_nanos else Fraction(0)
     draw(
         "",
-        [Column(_("Measure"), numeric=False), Column(_("Saving")), Column(_("Share"))],
-        [
-            (
-                _(MEASURE_NAMES[part.measure]),
-                _dollars(part.saving_nanos, savings),
-                _percent(part.share),
-            )
-            for part in savings.parts
-        ],
-        total=(_("Total"), _dollars(savings.saving_nanos, savings), _percent(whole)),
+        [Column(_("Measure"), numeric=False), Column(_("Less spent")), Column(_("Share"))],
+        [(name, _dollars(nanos, savings), _percent(share)) for name, nanos, share in parts],
+        total=(_("Total"), _dollars(savings.less_nanos, savings), _percent(whole)),
     )
 
 
-def _figures(
-    savings: Savings, limit_nanos: int | None, _: Translate
-) -> Sequence[tuple[str, str, str, str] | None]:
-    before, after = savings.before, savings.after
-    can_move = any(part.measure in MOVERS for part in savings.parts)
+def _refused(savings: Savings, _: Translate) -> str:
+    text = _(
+        "{saving} of this is saved. {refused} is work that the limit refuses after all other "
+        "measures: no saving, and in no ROI."
+    )
+    return text.format(
+        saving=_dollars(savings.saving_nanos, savings),
+        refused=_dollars(savings.refused_nanos, savings),
+    )
+
+
+def _figures(savings: Savings, _: Translate) -> Sequence[tuple[str, str, str, str] | None]:
+    before, after, limit_nanos = savings.before, savings.after, savings.limit_nanos
+    # Caching and batch terms do not change which models answer.
+    is_routed = any(part.measure == "routing" for part in savings.parts)
+    can_move = is_routed or limit_nanos is not None
     return [
         (
             _("Cost"),
@@ -121,12 +127,16 @@ def _figures(
     ]
 
 
-def _shares(name: str, before: Fraction, after: Fraction) -> tuple[str, str, str, str] | None:
+def _shares(
+    name: str, before: Fraction | None, after: Fraction | None
+) -> tuple[str, str, str, str] | None:
     """Return the line of a share with its change in points; none where it is 0 throughout."""
     if not before and not after:
         return None
-    points = _percent(after - before, signed=True).removesuffix("%")
-    return name, _percent(before), _percent(after), f"{points} pt"
+    points = "-"
+    if before is not None and after is not None:
+        points = _percent(after - before, signed=True).removesuffix("%") + " pt"
+    return name, _known_percent(before), _known_percent(after), points
 
 
 def _limited(
@@ -163,6 +173,11 @@ def _worth(worth: Investment, _: Translate) -> str:
 def _dollars(nanos: int, savings: Savings) -> str:
     """Return an amount in cents; beside a cost of less than a dollar, with two decimals more."""
     return format_dollars(nanos, 2 if savings.before.cost_nanos >= NANOS_PER_DOLLAR else 4)
+
+
+def _known_percent(share: Fraction | None) -> str:
+    """Return a share, or "-" for one of nothing, as where no request was answered."""
+    return "-" if share is None else _percent(share)
 
 
 def _percent(share: Fraction, *, signed: bool = False, places: int = 1) -> str:
