@@ -115,7 +115,7 @@ def test_json_adds_up_to_the_nano_dollar(logs: Path) -> None:
     assert (told["requests"], told["unreadable_lines"], told["days"]) == (3, 1, 2.0)
     assert projected["before"]["cost_nanos"] == 3 * call
     assert projected["after"]["cost_nanos"] == 2 * call
-    assert projected["after"]["refused_requests"] == 1
+    assert projected["refused_requests"] == 1
     assert (projected["measures"], projected["saving_nanos"]) == ([], 0)
     assert (projected["refused_nanos"], projected["refused_share"]) == (call, 1.0)
     assert measured["refused_nanos"] == 0
@@ -154,6 +154,16 @@ def test_refused_work_is_no_saving(logs: Path) -> None:
     assert "no saving" in shown
 
 
+def test_caching_saves_nothing_on_refused_work(chat: Path) -> None:
+    """Where a limit refuses everything, no measure has a return, however well it would cache."""
+    told = _document(
+        *(chat, "--format", "mooncake", "--model", MODEL, "--at", "2026-11-23"),
+        *("--monthly-budget", "0", "--monthly-cost", "0.01"),
+    )["projected"]
+    assert [one["saving_nanos"] for one in told["measures"]] == [0]
+    assert told["investment"]["return_on_investment"] == -1.0
+
+
 def test_a_limit_that_caching_keeps_refuses_nothing(chat: Path) -> None:
     """The limit's part is what it refuses after all other measures: here nothing."""
     told = _document(
@@ -161,12 +171,12 @@ def test_a_limit_that_caching_keeps_refuses_nothing(chat: Path) -> None:
         *("--monthly-budget", "0.70"),
     )["projected"]
     assert told["before"]["over_limit_nanos"] > 0
-    assert (told["after"]["refused_requests"], told["refused_nanos"]) == (0, 0)
+    assert (told["refused_requests"], told["refused_nanos"]) == (0, 0)
     assert [one["share"] for one in told["measures"]] == [1.0]
 
 
 def test_a_chat_is_cached_and_limited(chat: Path) -> None:
-    """The limit refuses what caching leaves over it, and leaves caching its part."""
+    """What caching saves is of what is answered; what the limit refuses is the rest."""
     told = _document(
         *(chat, "--format", "mooncake", "--model", MODEL, "--at", "2026-11-23"),
         *("--monthly-budget", "0.30"),

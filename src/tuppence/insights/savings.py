@@ -39,16 +39,12 @@ class Bill(NamedTuple):
     """What requests cost together."""
 
     cost_nanos: int
-    """Of those that were answered."""
     requests: int
-    refused: int
-    """Of the requests, because they would have passed the limit."""
-    refused_nanos: int
-    """What those would have cost."""
+    """Those that were answered."""
     over_limit_nanos: int
     """By how much all months together have passed the limit; 0 without one."""
     strong_share: Fraction | None
-    """Of the answered requests, those by a model of the dear families; None where none was."""
+    """Of the requests, those by a model of the dear families; None where there are none."""
     read_share: Fraction | None
     """Of their prompt tokens, those read from the cache; None where there are none."""
 
@@ -69,7 +65,7 @@ class Savings(NamedTuple):
     after: Bill
     """With all measures, and then the limit."""
     parts: Sequence[Part]
-    """Of the measures; they add up to `saving_nanos`, whatever the limit refuses."""
+    """Of the measures, on the requests that were answered."""
     limit_nanos: int | None = None
     """Per month; None without one."""
 
@@ -80,13 +76,18 @@ class Savings(NamedTuple):
 
     @property
     def saving_nanos(self) -> int:
-        """What the measures save; negative where they cost more. Work refused is no saving."""
-        return self.less_nanos - self.refused_nanos
+        """What the measures save on what is answered; negative where they cost more."""
+        return sum(part.saving_nanos for part in self.parts)
+
+    @property
+    def refused(self) -> int:
+        """How many requests the limit refuses, after all measures."""
+        return self.before.requests - self.after.requests
 
     @property
     def refused_nanos(self) -> int:
-        """The limit's part: what it still refuses after all measures."""
-        return self.after.refused_nanos
+        """The limit's part: what the refused requests cost before. Work not done is no saving."""
+        return self.less_nanos - self.saving_nanos
 
     @property
     def refused_share(self) -> Fraction:
@@ -105,58 +106,63 @@ def compare(
     """Return what the measures have saved together, each one's part, and what is refused.
 
     `measures` are those that the requests' ways are told for. A limit comes last: what passes
-    `limit_nanos` in its month although all measures are in use is refused.
+    `limit_nanos` in its month although all measures are in use is refused. Only what is still
+    answered saves anything: no measure is credited with work that was not done.
     """
+    every = frozenset(measures)
+    kept = requests if limit_nanos is None else answered(requests, every, limit_nanos)
+    plain_nanos = bill(kept, frozenset()).cost_nanos
 
     def saving(applied: frozenset[str]) -> int:
         chosen = frozenset(measure for measure in measures if measure in applied)
-        return before.cost_nanos - bill(requests, chosen).cost_nanos
+        return plain_nanos - bill(kept, chosen).cost_nanos
 
     before = bill(requests, frozenset(), limit_nanos)
-    after = bill(requests, frozenset(measures), limit_nanos, refuses=True)
+    after = bill(kept, every, limit_nanos)
     less_nanos = before.cost_nanos - after.cost_nanos
     parts = shapley_parts(measures, saving)
     shares = [Part(one, parts[one], _share(parts[one], less_nanos)) for one in measures]
     return Savings(before, after, shares, limit_nanos)
 
 
-def bill(
-    requests: Iterable[Ways],
-    applied: frozenset[Measure],
-    limit_nanos: int | None = None,
-    *,
-    refuses: bool = False,
-) -> Bill:
-    """Return what requests cost together with these measures, taken in their order.
+def answered(
+    requests: Iterable[Ways], applied: frozenset[Measure], limit_nanos: int
+) -> Sequence[Ways]:
+    """Return the requests that a limit lets pass with these measures, taken in their order.
 
-    A limit that `refuses` answers no request that would pass it in its month; the next one that
-    fits is answered.
+    One that would pass it in its month is refused; the next one that fits is answered.
     """
     spent: defaultdict[int, int] = defaultdict(int)
-    count = refused = refused_nanos = strong = prompt_tokens = read_tokens = 0
+    kept = []
+    for request in requests:
+        landing = spent[request.month] + request.by_measures[applied].cost_nanos
+        if landing <= limit_nanos:
+            spent[request.month] = landing
+            kept.append(request)
+    return kept
+
+
+def bill(
+    requests: Iterable[Ways], applied: frozenset[Measure], limit_nanos: int | None = None
+) -> Bill:
+    """Return what requests cost together with these measures, and by how much over a limit."""
+    spent: defaultdict[int, int] = defaultdict(int)
+    count = strong = prompt_tokens = read_tokens = 0
     for request in requests:
         way = request.by_measures[applied]
         count += 1
-        landing = spent[request.month] + way.cost_nanos
-        if refuses and limit_nanos is not None and landing > limit_nanos:
-            refused += 1
-            refused_nanos += way.cost_nanos
-            continue
-        spent[request.month] = landing
+        spent[request.month] += way.cost_nanos
         strong += way.is_strong
         prompt_tokens += way.prompt_tokens
         read_tokens += way.read_tokens
     over = 0
     if limit_nanos is not None:
         over = sum(max(0, month - limit_nanos) for month in spent.values())
-    answered = count - refused
     return Bill(
         cost_nanos=sum(spent.values()),
         requests=count,
-        refused=refused,
-        refused_nanos=refused_nanos,
         over_limit_nanos=over,
-        strong_share=Fraction(strong, answered) if answered else None,
+        strong_share=Fraction(strong, count) if count else None,
         read_share=Fraction(read_tokens, prompt_tokens) if prompt_tokens else None,
     )
 

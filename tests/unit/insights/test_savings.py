@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuppence.insights.investment import invest
-from tuppence.insights.savings import Measure, Way, Ways, bill, compare
+from tuppence.insights.savings import Measure, Way, Ways, answered, bill, compare
 from tuppence.insights.shapley import shapley_parts
 
 MEASURES: tuple[Measure, ...] = ("routing", "caching")
@@ -95,8 +95,8 @@ def test_the_document_s_table_has_the_document_s_shares() -> None:
     """Measures that do not overlap keep what each saves: 56 %, 33 % and 11 % of US$ 85,550."""
     kept, refused = 5_000, 9_200
     before = kept + refused + 48_200 + 28_150
-    answered = _ways(0, before - refused, before - refused - 48_200, kept + 48_200, kept)
-    savings = compare([answered, _ways(0, *[refused] * 4)], MEASURES, kept)
+    done = _ways(0, before - refused, before - refused - 48_200, kept + 48_200, kept)
+    savings = compare([done, _ways(0, *[refused] * 4)], MEASURES, kept)
     assert [part.saving_nanos for part in savings.parts] == [48_200, 28_150]
     assert (savings.saving_nanos, savings.refused_nanos) == (76_350, 9_200)
     shares = [*(part.share for part in savings.parts), savings.refused_share]
@@ -127,7 +127,7 @@ def test_before_after_and_parts_agree(rows: list[tuple[int, ...]], limit: int | 
     shares = [*(part.share for part in savings.parts), savings.refused_share]
     assert sum(shares) == (1 if savings.less_nanos else 0)
     assert savings.before.cost_nanos == sum(row[1] for row in rows)
-    assert savings.before.refused == 0
+    assert savings.refused == len(rows) - savings.after.requests
     assert savings.after.over_limit_nanos == 0
     assert tuple(part.measure for part in savings.parts) == MEASURES
     if limit is None:
@@ -136,15 +136,24 @@ def test_before_after_and_parts_agree(rows: list[tuple[int, ...]], limit: int | 
 
 @given(requests, st.integers(0, 10**13))
 def test_a_limit_saves_nothing(rows: list[tuple[int, ...]], limit: int) -> None:
-    """It changes no measure's part; its own is what it refuses, 0 where it refuses nothing."""
+    """Parts are those of the answered requests alone; the rest is what the refused cost before."""
     ways = [_ways(*row) for row in rows]
-    free, limited = compare(ways, MEASURES), compare(ways, MEASURES, limit)
-    assert limited.saving_nanos == free.saving_nanos
+    kept = answered(ways, frozenset(MEASURES), limit)
+    limited, alone = compare(ways, MEASURES, limit), compare(kept, MEASURES)
+    assert limited.saving_nanos == alone.saving_nanos
     assert [part.saving_nanos for part in limited.parts] == [
-        part.saving_nanos for part in free.parts
+        part.saving_nanos for part in alone.parts
     ]
-    assert limited.refused_nanos == free.after.cost_nanos - limited.after.cost_nanos
-    assert limited.after.refused or limited.refused_nanos == 0
+    assert limited.refused_nanos == limited.before.cost_nanos - alone.before.cost_nanos
+    assert limited.refused == len(ways) - len(kept)
+
+
+def test_no_measure_is_credited_with_work_that_was_not_done() -> None:
+    """With a limit of nothing nothing is saved, however much caching would have."""
+    savings = compare([_ways(0, 100, 100, 50, 50)], MEASURES, 0)
+    assert [part.saving_nanos for part in savings.parts] == [0, 0]
+    assert (savings.saving_nanos, savings.refused_nanos, savings.refused) == (0, 100, 1)
+    assert savings.refused_share == 1
 
 
 def test_a_limit_that_the_other_measures_keep_has_no_part() -> None:
@@ -152,7 +161,7 @@ def test_a_limit_that_the_other_measures_keep_has_no_part() -> None:
     savings = compare([_ways(0, 100, 100, 50, 50)], MEASURES, 60)
     assert savings.before.over_limit_nanos == 40
     assert [part.saving_nanos for part in savings.parts] == [0, 50]
-    assert (savings.after.refused, savings.refused_nanos) == (0, 0)
+    assert (savings.refused, savings.refused_nanos) == (0, 0)
     assert savings.refused_share == 0
 
 
@@ -169,9 +178,10 @@ def test_nothing_answered_has_no_shares() -> None:
 def test_a_limit_refuses_what_would_pass_it() -> None:
     """Of 6, 6, 3 and 1 against 10, the second 6 is refused; the next month begins anew."""
     ways = [_ways(1, cost, 0, 0, 0) for cost in (6, 6, 3, 1)] + [_ways(2, 9, 0, 0, 0)]
-    limited = bill(ways, frozenset(), 10, refuses=True)
-    assert (limited.cost_nanos, limited.requests, limited.refused) == (19, 5, 1)
-    assert limited.refused_nanos == 6
+    kept = answered(ways, frozenset(), 10)
+    assert kept == [ways[0], *ways[2:]]
+    limited = bill(kept, frozenset(), 10)
+    assert (limited.cost_nanos, limited.requests, limited.over_limit_nanos) == (19, 4, 0)
     free = bill(ways, frozenset(), 10)
     assert (free.cost_nanos, free.over_limit_nanos) == (25, 6)
 

@@ -78,7 +78,7 @@ def test_a_trace_without_prefixes_says_what_it_cannot_tell(tmp_path: Path) -> No
     # $2 and $10 per million: 2 + 1 and 4 + 2 thousandths of a dollar.
     assert told.projected.before.cost_nanos == 9_000_000
     assert told.projected.after.cost_nanos == 3_000_000
-    assert told.projected.after.refused == 1
+    assert told.projected.refused == 1
     assert (_parts(told), told.projected.saving_nanos) == ({}, 0)
     assert told.projected.refused_nanos == 6_000_000
     assert set(told.untold) == {"routing", "caching"}
@@ -307,7 +307,7 @@ def test_the_limit_counts_by_month() -> None:
     call = _call(OPUS, usage)
     later = Call(MICROS + 9 * 86_400 * 1_000_000, call.attribution, call.provider, call.parts)
     told = _study_calls(later, call, call, limit_nanos=5_000_000_000)
-    assert told.projected.after.refused == 1
+    assert told.projected.refused == 1
     assert told.projected.before.over_limit_nanos == 3_000_000_000
 
 

@@ -184,6 +184,7 @@ def _section(savings: Savings, costs: Costs | None) -> dict[str, Any]:
         "after": _bill(savings.after),
         "saving_nanos": savings.saving_nanos,
         "saving": to_dollars(savings.saving_nanos),
+        "refused_requests": savings.refused,
         "refused_nanos": savings.refused_nanos,
         "refused": to_dollars(savings.refused_nanos),
         "refused_share": float(savings.refused_share),
@@ -205,7 +206,6 @@ def _bill(bill: Bill) -> dict[str, Any]:
     return {
         "cost_nanos": bill.cost_nanos,
         "cost": to_dollars(bill.cost_nanos),
-        "refused_requests": bill.refused,
         "over_limit_nanos": bill.over_limit_nanos,
         "strong_share": _number(bill.strong_share),
         "cache_hit_share": _number(bill.read_share),

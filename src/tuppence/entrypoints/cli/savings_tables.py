@@ -71,7 +71,7 @@ def _section(
         [row for row in _figures(savings, _) if row is not None],
     )
     _draw_parts(savings, _)
-    if savings.refused_nanos:
+    if savings.refused:
         click.echo(click.wrap_text(_refused(savings, _), terminal_columns()))
     for measure, why in untold.items():
         click.secho(f"{_(MEASURE_NAMES[measure])}: {_(why)}", dim=True)
@@ -150,7 +150,7 @@ def _limited(
             _dollars(after.over_limit_nanos, savings),
             "",
         ),
-        (_("Requests refused"), f"{before.refused:,}", f"{after.refused:,}", ""),
+        (_("Requests refused"), "0", f"{savings.refused:,}", ""),
     ]
 
 
