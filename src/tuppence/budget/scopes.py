@@ -10,6 +10,9 @@ from tuppence.core.attribution import check_name
 from tuppence.cost_tracking.budgets import DEFAULT_ORGANISATION, ENTITY_TYPES, Scope
 from tuppence.errors import InvalidInput
 
+DEFAULT_THROTTLER = "default"
+"""The name of throttlers that are given none: they share one budget."""
+
 
 class Payer(TypedDict, total=False):
     """Who pays for a call; what is left out has no budget of its own."""

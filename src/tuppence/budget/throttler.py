@@ -32,7 +32,7 @@ from tuppence.budget.overview import (
 )
 from tuppence.budget.refusals import hold_name
 from tuppence.budget.requests import End, Granted, Reserve, Spend
-from tuppence.budget.scopes import Payer, encode_scopes, scopes_of
+from tuppence.budget.scopes import DEFAULT_THROTTLER, Payer, encode_scopes, scopes_of
 from tuppence.budget.tiers import suggested_model
 from tuppence.core.admission import ENFORCED, PRIORITIES, Fit, Mode, fit
 from tuppence.core.money import Money, to_nanos
@@ -99,7 +99,7 @@ class BudgetThrottler:
         **options: Unpack[ThrottlerOptions],
     ) -> None:
         settings = load_settings()
-        self.name = options.get("name", "default")
+        self.name = options.get("name", DEFAULT_THROTTLER)
         self._tiers = options.get("tiers", "default")
         self._lease_seconds = options.get("lease_seconds", DEFAULT_LEASE_SECONDS)
         self._translate = translator(options.get("language") or settings.language)
@@ -444,7 +444,7 @@ def _own_budget(
         return None
     return NewBudget(
         "throttler",
-        options.get("name", "default"),
+        options.get("name", DEFAULT_THROTTLER),
         to_nanos(limit, field="monthly_budget"),
         settings.warning_threshold if warning_threshold is None else warning_threshold,
         settings.critical_threshold if critical_threshold is None else critical_threshold,

@@ -13,9 +13,18 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Generic, TypeVar, Unpack, cast
 
+from tuppence.budget.engine import BudgetEngine
 from tuppence.budget.holds import AsyncHold, Hold
-from tuppence.budget.throttler import AsyncBudgetThrottler, BudgetThrottler, ThrottlerOptions
+from tuppence.budget.scopes import DEFAULT_THROTTLER, scopes_of
+from tuppence.budget.throttler import (
+    AsyncBudgetThrottler,
+    BudgetThrottler,
+    ThrottlerOptions,
+    rank_of,
+)
+from tuppence.core.admission import ENFORCED, room_for
 from tuppence.core.usage import MeteredResponse
+from tuppence.cost_tracking.budgets import Scope
 from tuppence.cost_tracking.ledger import utc_now
 from tuppence.errors import (
     BudgetExceeded,
@@ -43,6 +52,8 @@ class GovernedCall(Generic[H]):
 
     prepared: Prepared
     hold: H
+    cost_nanos: int | None = None
+    """What it did cost, once it is settled; None before, and where it has no price."""
 
     @property
     def request(self) -> dict[str, Any]:
@@ -61,6 +72,7 @@ class Governor:
         self._throttler = BudgetThrottler(
             options.get("monthly_budget"), **_throttler_options(options)
         )
+        self._name = options.get("name", DEFAULT_THROTTLER)
         self._ledger = self._throttler.calls.ledger
         self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
@@ -107,7 +119,8 @@ class Governor:
         elif booked.measures.unpriced_count:
             self.leave(call)
         else:
-            self._end_hold(call.hold, _dollars(booked.measures.cost_nanos))
+            call.cost_nanos = booked.measures.cost_nanos
+            self._end_hold(call.hold, _dollars(call.cost_nanos))
 
     def book_answers(self, answers: Sequence[MeteredResponse], provider: str) -> None:
         """Book answers that nothing was held for, such as those of a batch, each once."""
@@ -137,10 +150,20 @@ class Governor:
         except LedgerError:
             _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
+    def budget_left_nanos(self, call: GovernedCall[Hold]) -> int | None:
+        """Return the least that a budget which covers a call has left; None where none does.
+
+        Budgets that only watch do not count. Raises DatabaseUnreachable.
+        """
+        return _least_left(self._throttler.engine, self._scopes(call.prepared), call.prepared)
+
     def close(self) -> None:
         """Close the database."""
         self._bookkeeper.close()
         self._throttler.close()
+
+    def _scopes(self, prepared: Prepared) -> tuple[Scope, ...]:
+        return scopes_of(prepared.payment.payer, self._name)
 
     def _hold(self, prepared: Prepared) -> Hold:
         return self._throttler.hold(
@@ -176,6 +199,7 @@ class AsyncGovernor:
         self._throttler = AsyncBudgetThrottler(
             options.get("monthly_budget"), **_throttler_options(options)
         )
+        self._name = options.get("name", DEFAULT_THROTTLER)
         self._ledger = self._throttler.calls.ledger
         self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
@@ -225,6 +249,13 @@ class AsyncGovernor:
         except LedgerError:
             _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
+    async def budget_left_nanos(self, call: GovernedCall[AsyncHold]) -> int | None:
+        """See Governor.budget_left_nanos."""
+        prepared = call.prepared
+        return await self._threads.call(
+            _least_left, self._throttler.engine, self._scopes(prepared), prepared
+        )
+
     async def close(self) -> None:
         """Wait for what is being settled, close the database and end the threads."""
         if self._ends:
@@ -251,7 +282,11 @@ class AsyncGovernor:
         elif booked.measures.unpriced_count:
             await self.leave(call)
         else:
-            await self._end_hold(call.hold, _dollars(booked.measures.cost_nanos))
+            call.cost_nanos = booked.measures.cost_nanos
+            await self._end_hold(call.hold, _dollars(call.cost_nanos))
+
+    def _scopes(self, prepared: Prepared) -> tuple[Scope, ...]:
+        return scopes_of(prepared.payment.payer, self._name)
 
     async def _hold(self, prepared: Prepared) -> AsyncHold:
         return await self._throttler.hold(
@@ -289,6 +324,16 @@ _UNRESOLVED = (
 
 _ENDED = "hold %s was ended by somebody else; its call is booked all the same"
 _STAYS = "hold %s could not be ended, and stays until its lease runs out"
+
+
+def _least_left(engine: BudgetEngine, scopes: tuple[Scope, ...], prepared: Prepared) -> int | None:
+    rank = rank_of(prepared.payment.priority)
+    rooms = [
+        0 if budget.terms.paused else max(room_for(budget.terms, tally, rank), 0)
+        for budget, tally in engine.view(scopes)
+        if budget.terms.mode in ENFORCED
+    ]
+    return min(rooms, default=None)
 
 
 def _dollars(nanos: int) -> Decimal:

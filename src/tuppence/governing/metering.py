@@ -6,7 +6,7 @@ is changed, but the one event that was asked for on the caller's behalf is taken
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -120,7 +120,7 @@ class AsyncMeteredStream:
         self._passage = _Passage(call.prepared)
         self._is_settled = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         try:
             async for piece in self._source:
                 events = self._passage.feed(piece)

@@ -304,7 +304,7 @@ def _terms(request: Mapping[str, Any]) -> Terms:
         return STANDARD_TERMS
     return Terms(
         speed="fast" if speed == "fast" else "",
-        service_tier="priority" if tier in _DEARER_TIERS else "",
+        service_tier="priority" if isinstance(tier, str) and tier in _DEARER_TIERS else "",
         inference_geo="us" if region == "us" else "",
     )
 
@@ -314,7 +314,9 @@ def _lacks_usage(request: Mapping[str, Any]) -> bool:
     if not request.get("stream"):
         return False
     options = request.get("stream_options")
-    return not (isinstance(options, Mapping) and options.get("include_usage"))
+    if isinstance(options, Mapping):
+        return not options.get("include_usage")
+    return not options  # what is no object is for the provider to refuse
 
 
 def _window(book: PriceBook, model: str) -> int | None:

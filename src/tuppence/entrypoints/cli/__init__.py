@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "replay": ("replay", "Put recorded traffic through other ways of sending it."),
     "cache": ("cache", "Find what keeps prompt caches from being used."),
     "router": ("router", "Choose models by evidence: explain, train, evaluate, cascade, shadow."),
+    "serve": ("serve", "Serve the gateway: governed calls by a base URL alone."),
     "key": ("key", "Say who may call through the gateway, and who pays for it."),
     "database": ("database", "Upgrade the ledger's schema; prove that its sums are right."),
     "bench": ("bench", "Show under load what is promised."),

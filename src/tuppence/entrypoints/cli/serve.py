@@ -1,0 +1,95 @@
+"""`tuppence serve`: the gateway in the foreground."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from tuppence.entrypoints.cli.options import database_option
+from tuppence.errors import InvalidInput, MissingPackage
+from tuppence.language import translator
+from tuppence.settings import load_settings
+
+DEFAULT_PORT = 4100
+
+
+@click.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)
+@click.option("--no-keys", is_flag=True, help="Let everybody on this machine call.")
+@click.option("--hide-amounts", is_flag=True, help="Tell callers of no money.")
+@click.option(
+    "--max-body-mb",
+    type=click.IntRange(1, 1_024),
+    default=32,
+    show_default=True,
+    help="Largest request.",
+)
+@click.option(
+    "--wait-seconds",
+    type=click.FloatRange(0, 600),
+    default=0.0,
+    show_default=True,
+    help="How long a call waits for money that calls in flight hold.",
+)
+@click.option(
+    "--cache",
+    type=click.Choice(["off", "auto"]),
+    default="off",
+    show_default=True,
+    help="Place cache markers in Claude requests.",
+)
+@database_option
+def command(host: str, port: int, **options: Any) -> None:
+    """Serve the gateway until Ctrl-C: point clients at it by their base URL alone."""
+    try:
+        from tuppence.entrypoints.gateway import application, server  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise MissingPackage(
+            "is not installed",
+            field="package",
+            value=error.name,
+            remedy='install "tuppence[gateway]"',
+        ) from error
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    if options["no_keys"] and not server.is_loopback(host):
+        raise InvalidInput(
+            "does not go with --no-keys: others could spend your money",
+            field="host",
+            value=host,
+            remedy="make keys with: tuppence key create, or listen on 127.0.0.1",
+        )
+    with server.listen(host, port) as listener:
+        gateway = application.Gateway(
+            application.GatewayOptions(
+                database_url=options["database"],
+                needs_key=not options["no_keys"],
+                shows_amounts=not options["hide_amounts"],
+                most_body_bytes=options["max_body_mb"] * 1024 * 1024,
+                wait_seconds=options["wait_seconds"],
+                cache=options["cache"],
+                own_urls=server.own_urls(listener),
+            )
+        )
+        _tell(server.base_url_of(listener), needs_key=not options["no_keys"])
+        with suppress(KeyboardInterrupt):  # the server has stopped in good order by then
+            server.server_of(gateway).run(sockets=[listener])
+
+
+def _tell(base_url: str, *, needs_key: bool) -> None:
+    _ = translator(load_settings().language)
+    click.echo(_("The gateway serves {url}; Ctrl-C stops it.").format(url=base_url))
+    key = "tpc-..." if needs_key else ""
+    anthropic_key = f" ANTHROPIC_API_KEY={key}" if key else ""
+    openai_key = f" OPENAI_API_KEY={key}" if key else ""
+    click.echo(f"  ANTHROPIC_BASE_URL={base_url}{anthropic_key} claude")
+    click.echo(f"  OPENAI_BASE_URL={base_url}/v1{openai_key} python my_program.py")

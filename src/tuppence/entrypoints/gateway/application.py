@@ -1,0 +1,204 @@
+"""The gateway as an ASGI application: checks who calls, finds the route, answers every error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from tuppence.cost_tracking.ledger import Ledger
+from tuppence.entrypoints.gateway.access import key_of
+from tuppence.entrypoints.gateway.connection import (
+    ClientGone,
+    Connection,
+    Receive,
+    Scope,
+    Send,
+)
+from tuppence.entrypoints.gateway.exchange import Exchanges
+from tuppence.entrypoints.gateway.keys import KeyRing
+from tuppence.entrypoints.gateway.replies import (
+    LEDGER_UNREACHABLE,
+    Provider,
+    Refusal,
+    json_reply,
+    refusal_of,
+)
+from tuppence.entrypoints.gateway.routes import provider_of, route_of
+from tuppence.entrypoints.gateway.secret import key_secret
+from tuppence.entrypoints.gateway.upstream import Place, Upstream, places_of
+from tuppence.errors import InvalidInput, TuppenceError
+from tuppence.governing.governor import AsyncGovernor
+from tuppence.governing.steps import CacheMode
+from tuppence.settings import load_settings
+from tuppence.storage.threads import DatabaseThreads
+
+MOST_BODY_BYTES = 32 * 1024 * 1024
+"""As Anthropic limits its requests."""
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayOptions:
+    """How a gateway is run."""
+
+    database_url: str | None = None
+    """The ledger; the one of the settings by default."""
+    needs_key: bool = True
+    """False: whoever reaches it may call, and headers alone say who pays."""
+    shows_amounts: bool = True
+    """Whether answers tell what they cost and what is left."""
+    most_body_bytes: int = MOST_BODY_BYTES
+    wait_seconds: float = 0.0
+    """How long a call waits for money that calls in flight hold."""
+    cache: CacheMode = "off"
+    """"auto" plans the cache markers of Claude requests."""
+    places: Mapping[Provider, Place] | None = None
+    """The providers; those of the settings by default."""
+    own_urls: frozenset[str] = frozenset()
+    """Where the gateway itself is: a provider there would be an endless loop."""
+    seconds: Callable[[], float] = time.monotonic
+
+
+class Gateway:
+    """The application; its loop starts and ends it by ASGI's lifespan.
+
+    Raises InvalidInput where it could serve nobody, DatabaseUnreachable, SchemaMismatch.
+    """
+
+    def __init__(self, options: GatewayOptions) -> None:
+        settings = load_settings()
+        self._options = options
+        self._places = places_of(settings) if options.places is None else options.places
+        _refuse_loop(self._places, options.own_urls)
+        self._threads = DatabaseThreads(1)
+        self._ledger = Ledger.open(options.database_url)
+        try:
+            self._ring = self._open_ring(key_secret(self._ledger.database, settings))
+            self._governor = AsyncGovernor(
+                database_url=self._ledger.database.url,
+                wait_seconds=options.wait_seconds,
+                cache=options.cache,
+            )
+        except BaseException:
+            self._ledger.close()
+            raise
+        self._upstream: Upstream | None = None
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request (ASGI)."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+            return
+        task = asyncio.current_task()
+        if task is not None:
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        await self._answer(Connection(scope, receive, send))
+
+    async def _answer(self, connection: Connection) -> None:
+        try:
+            await self._route(connection)
+        except ClientGone:
+            return
+        except Refusal as refused:
+            await self._refuse(connection, refused)
+        except TuppenceError as error:
+            refusal = refusal_of(error, shows_amounts=self._options.shows_amounts)
+            if refusal.status >= LEDGER_UNREACHABLE:
+                _logger.warning("%s %s: %s", connection.method, connection.path, error)
+            await self._refuse(connection, refusal)
+        except Exception:
+            _logger.exception("%s %s", connection.method, connection.path)
+            failed = Refusal(500, "The gateway failed; its log says why", "gateway_failed")
+            await self._refuse(connection, failed)
+
+    async def _refuse(self, connection: Connection, refusal: Refusal) -> None:
+        if connection.has_begun:  # an answer that is not ended is broken off by the server
+            _logger.warning("%s %s: %s", connection.method, connection.path, refusal)
+        else:
+            provider = provider_of(connection.path, connection.headers)
+            await connection.reply(refusal.reply(provider))
+
+    async def _route(self, connection: Connection) -> None:
+        method, path = connection.method, connection.path
+        if method in ("GET", "HEAD") and path in ("/", "/health"):
+            await connection.reply(json_reply(200, {"status": "ok"}))
+            return
+        route = route_of(method, path, connection.headers)
+        if route is None:
+            raise Refusal(404, f"The gateway does not serve {method} {path}", "not_found")
+        key = await key_of(connection.headers, self._ring) if self._options.needs_key else None
+        if key is not None and self._places[route.provider].api_key is None:
+            raise Refusal(
+                404, f"This gateway has no key for {route.provider}", "provider_not_served"
+            )
+        if "content-encoding" in connection.headers:
+            raise Refusal(415, "Send the body without a content-encoding", "unsupported_encoding")
+        body = await connection.body(self._options.most_body_bytes)
+        exchanges = self._exchanges()
+        await connection.while_connected(
+            exchanges.pass_on(route.provider, connection, body)
+            if route.endpoint is None
+            else exchanges.govern(route.provider, route.endpoint, connection, body, key)
+        )
+
+    def _exchanges(self) -> Exchanges:
+        if self._upstream is None:
+            self._upstream = Upstream(self._places)  # belongs to the loop that serves
+        return Exchanges(self._governor, self._upstream, shows_amounts=self._options.shows_amounts)
+
+    def _open_ring(self, secret: bytes) -> KeyRing:
+        ring = KeyRing(self._ledger, secret, self._threads, self._options.seconds)
+        if not self._options.needs_key:
+            return ring
+        if not len(ring):
+            raise InvalidInput(
+                "has no key: nobody could call",
+                field="database",
+                value=self._ledger.database.url,
+                remedy="run: tuppence key create --team TEAM, or serve this machine alone "
+                "with --no-keys",
+            )
+        if not any(place.api_key for place in self._places.values()):
+            raise InvalidInput(
+                "is not set: the gateway could call no provider",
+                field="ANTHROPIC_API_KEY",
+                value=None,
+                remedy="set ANTHROPIC_API_KEY or OPENAI_API_KEY",
+            )
+        return ring
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        """Wait for the server's end; then for calls that run, and close what is open."""
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def close(self) -> None:
+        """End what runs and close the ledger; calls without an answer are left unresolved."""
+        if self._running:
+            await asyncio.wait(set(self._running))
+        if self._upstream is not None:
+            await self._upstream.close()
+        await self._governor.close()
+        self._threads.shutdown()
+        self._ledger.close()
+
+
+def _refuse_loop(places: Mapping[Provider, Place], own_urls: frozenset[str]) -> None:
+    """Refuse to send on to the gateway itself: its clients' setting is easily in its own shell."""
+    for provider, place in places.items():
+        if place.base_url in own_urls:
+            raise InvalidInput(
+                "is the gateway itself",
+                field=f"{provider.upper()}_BASE_URL",
+                value=place.base_url,
+                remedy="start the gateway where this variable is not set; it is for clients",
+            )
