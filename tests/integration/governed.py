@@ -137,3 +137,19 @@ def runners(colour: str) -> Iterator[Callable[[Any], Sync | Async]]:
         yield wrap
         for one in made:
             one.close()
+
+
+def unlike(governed: Any, plain: Any) -> list[str]:
+    """Return the names of which a governed client has something else than a plain one, or nothing.
+
+    Resources are of the same class and go through the governed client; methods that are its own
+    take what those of the plain one take.
+    """
+    names = [name for name in dir(plain) if not name.startswith("_")]
+    return [name for name in names if not _are_alike(governed, plain, name)]
+
+
+def _are_alike(governed: Any, plain: Any, name: str) -> bool:
+    there, here = getattr(plain, name), getattr(governed, name, None)
+    client = getattr(here, "_client", governed)
+    return type(here) is type(there) and (client is governed or not hasattr(there, "_post"))

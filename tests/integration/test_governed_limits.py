@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from contextvars import copy_context
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,14 +25,15 @@ import pytest
 
 import tuppence
 from tests.integration.governed import HELLO, MODEL, Books, billed
+from tuppence.budget.throttler import BudgetThrottler
 from tuppence.core.attribution import Attribution
 from tuppence.core.usage import Usage
-from tuppence.errors import BudgetExceeded
+from tuppence.errors import BudgetExceeded, InvalidRequest, LedgerError
 from tuppence.governing.endpoints import endpoint_of
 from tuppence.governing.governor import Governor
 from tuppence.governing.metering import read_body, settle
-from tuppence.governing.scope import Payment
-from tuppence.testing.answers import Gate, text_answer
+from tuppence.governing.scope import NOBODY, Payment, current_scope
+from tuppence.testing.answers import Failure, Gate, Reset, text_answer
 from tuppence.testing.fake_anthropic import FakeAnthropic
 from tuppence.testing.openai_bodies import chat_body
 from tuppence.testing.serving import serve
@@ -44,15 +47,24 @@ def world(sqlite_url: str) -> Iterator[SimpleNamespace]:
     """A stand-in, a ledger, and a governed client; asynchronous ones are made by `later`."""
     app, books = FakeAnthropic(), Books(sqlite_url)
     with serve(app) as base_url:
-        known = {"api_key": "k", "base_url": base_url, "max_retries": 0}
+        known: dict[str, Any] = {"api_key": "k", "base_url": base_url, "max_retries": 0}
         options: dict[str, Any] = {"database_url": sqlite_url, "redis_url": "", "team": "support"}
 
         def later(**more: Any) -> anthropic.AsyncAnthropic:
             return tuppence.govern(anthropic.AsyncAnthropic(**known), **{**options, **more})
 
+        def another(retries: int = 0, timeout: float = 10.0, **more: Any) -> anthropic.Anthropic:
+            plain = anthropic.Anthropic(**{**known, "max_retries": retries, "timeout": timeout})
+            return tuppence.govern(plain, **{**options, **more})
+
         with tuppence.govern(anthropic.Anthropic(**known), **options) as client:
             yield SimpleNamespace(
-                app=app, books=books, client=client, later=later, base_url=base_url
+                app=app,
+                books=books,
+                client=client,
+                later=later,
+                another=another,
+                base_url=base_url,
             )
 
 
@@ -169,7 +181,7 @@ def test_answer_that_cannot_be_booked_counts_at_its_bound(
             "BEGIN SELECT RAISE(ABORT, 'away'); END"
         )
         connection.commit()
-    with caplog.at_level(logging.WARNING), pytest.raises(sqlite3.IntegrityError):
+    with caplog.at_level(logging.WARNING), pytest.raises(LedgerError, match="away"):
         world.client.messages.create(**ASKED)
     assert world.books.holds == ["settled", "unresolved"]
     assert "counts at its bound" in caplog.text
@@ -216,3 +228,132 @@ def test_core_governs_raw_requests_without_any_client(sqlite_url: str) -> None:
     assert books.summary("team") == {"key's team": (1, cost)}
     assert books.summary("project") == {"gateway": (1, cost)}
     assert (books.holds, books.settled_nanos) == (["settled", "released"], cost)
+
+
+def test_attempt_that_may_be_billed_keeps_its_bound(world: SimpleNamespace) -> None:
+    """Nobody knows whether a time-out was billed, so the attempt after it has a hold of its own."""
+    gate = Gate()
+    world.app.script(text_answer("late", gate=gate))
+    with world.another(retries=2, timeout=0.4) as client:
+        client.messages.create(**ASKED)
+    gate.open()
+    assert world.books.holds == ["unresolved", "settled"]
+    assert world.books.settled_nanos == COST
+
+
+@pytest.mark.parametrize(
+    ("step", "holds"),
+    [
+        (Reset(), ["unresolved", "settled"]),
+        (Failure(status=504, headers={"retry-after-ms": "1"}), ["unresolved", "settled"]),
+        (Failure(status=529, headers={"retry-after-ms": "1"}), ["settled"]),
+    ],
+)
+def test_attempts_of_tasks_are_held_for_alike(
+    world: SimpleNamespace, step: Any, holds: list[str]
+) -> None:
+    """A connection that broke and a proxy that gave up may be billed; a refusal is not."""
+    world.app.script(step)
+
+    async def ask() -> None:
+        """Ask with one retry."""
+        client = world.later()
+        await client.with_options(max_retries=1).messages.create(**ASKED)
+        await client.close()
+
+    asyncio.run(ask())
+    assert world.books.holds == holds
+
+
+def test_attempt_without_money_is_not_made(world: SimpleNamespace) -> None:
+    """Where the bound of a lost attempt leaves nothing, the next one is refused, and it stays."""
+    world.books.limit("team", "support", "0.0025")
+    world.app.script(Reset())
+    with world.another(retries=2) as client, pytest.raises(BudgetExceeded):
+        client.messages.create(**ASKED)
+    assert (len(world.app.requests), world.books.holds) == (1, ["unresolved"])
+
+
+@pytest.mark.parametrize("form", ["url", "relative", "content"])
+def test_requests_by_hand_are_governed(world: SimpleNamespace, form: str) -> None:
+    """Whatever way a request is given to the client, it is held for and booked."""
+    path = {"url": f"{world.base_url}/v1/messages?beta=true", "relative": "v1/messages"}
+    form_of = {"content": msgspec.json.encode(ASKED)} if form == "content" else {"body": ASKED}
+    headers = {"content-type": "application/json"}
+    answer = world.client.post(
+        path.get(form, "/v1/messages"),
+        cast_to=anthropic.types.Message,
+        options={"headers": headers},
+        **form_of,
+    )
+    assert answer.content
+    assert (world.books.holds, world.books.settled_nanos) == (["settled"], COST)
+
+
+def test_request_that_cannot_be_read_is_refused(world: SimpleNamespace) -> None:
+    """What is no JSON may cost anything."""
+    with pytest.raises(InvalidRequest, match="no JSON object"):
+        world.client.post("/v1/messages", cast_to=object, content=iter([b"{}"]))
+    assert list(world.app.requests) == []
+
+
+@pytest.mark.parametrize("limit", ["0.001", "0.0001"])
+def test_batch_that_does_not_fit_is_not_made(world: SimpleNamespace, limit: str) -> None:
+    """A batch of two is made where the bounds of both fit, at the prices of batches."""
+    world.books.limit("team", "support", limit)
+    asked: Any = [{"custom_id": name, "params": {**ASKED, "max_tokens": 8}} for name in "ab"]
+    if limit == "0.001":
+        world.client.messages.batches.create(requests=asked)
+        assert world.books.holds == ["released"]
+        return
+    with pytest.raises(BudgetExceeded):
+        world.client.messages.batches.create(requests=asked)
+    assert list(world.app.requests) == []
+
+
+@pytest.mark.parametrize("told_nanos", [0, 50_000_000])
+def test_what_an_operator_took_it_for_is_put_right(world: SimpleNamespace, told_nanos: int) -> None:
+    """A hold that was resolved while its call still ran ends at what the provider counted."""
+    world.books.limit("team", "support", "1.00")
+    with world.another(lease_seconds=0.001) as client:
+        stream = client.messages.create(stream=True, **ASKED)
+        with closing(BudgetThrottler(database_url=world.books.url, redis_url="")) as operator:
+            ((number,),) = world.books.rows("SELECT id FROM budget_holds")
+            operator.hold("0.01").release()  # whoever commits next looks after abandoned holds
+            operator.resolve(f"h{number:x}", Decimal(told_nanos).scaleb(-9))
+        list(stream)
+    assert world.books.rows("SELECT used_normal_nanos, held_nanos FROM budget_counters") == [
+        (COST, 0)
+    ]
+
+
+def test_thinking_still_fits_where_less_is_sent(world: SimpleNamespace) -> None:
+    """A request is never sent with less output than its thinking may take."""
+    world.books.limit("team", "support", "0.09")
+    thinking: Any = {"type": "enabled", "budget_tokens": 4_000}
+    asked: Any = {**ASKED, "max_tokens": 8_000, "thinking": thinking}
+    with world.another(minimum_max_tokens=10) as client:
+        client.messages.create(**asked)
+    (sent,) = (msgspec.json.decode(one.body) for one in world.app.requests)
+    assert 4_000 < sent["max_tokens"] < 8_000
+
+
+def test_downgrade_never_hides_the_refusal(world: SimpleNamespace) -> None:
+    """Where no cheaper model sells the terms, or thinks so, the refusal itself is raised."""
+    world.books.limit("team", "support", "0.05")
+    thinking: Any = {"type": "adaptive"}
+    asked: Any = {**ASKED, "max_tokens": 4_000}
+    with world.another(on_refusal="downgrade") as client:
+        with pytest.raises(BudgetExceeded):
+            client.messages.create(**asked, extra_body={"speed": "fast"})
+        with pytest.raises(BudgetExceeded):
+            client.messages.create(**asked, thinking=thinking)
+        assert client.messages.create(**asked).model != MODEL
+
+
+def test_scope_can_be_left_in_another_context() -> None:
+    """As frameworks do with generators: nothing is raised, and nothing is left behind."""
+    scope = tuppence.scope(user="ann")
+    copy_context().run(scope.__enter__)
+    copy_context().run(scope.__exit__, None, None, None)
+    assert current_scope() == NOBODY

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuppence.budget.group_commit import GroupCommit
+from tuppence.budget.hold_rows import read_holds
+from tuppence.budget.holds import hold_id_of
 from tuppence.cost_tracking.booking import Booked, Call
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.errors import TuppenceError
+from tuppence.storage.database import Database
 
 
 class Bookkeeper:
@@ -56,3 +59,10 @@ def _raised(answer: Booked | TuppenceError) -> Booked:
     if isinstance(answer, TuppenceError):
         raise answer
     return answer
+
+
+def settled_nanos(database: Database, hold_id: str) -> int:
+    """Return what an ended hold was settled at, 0 where it was released."""
+    number = hold_id_of(hold_id)
+    hold = database.read(read_holds, [number]).get(number)
+    return 0 if hold is None else hold.settled_nanos or 0

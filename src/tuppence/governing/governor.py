@@ -13,18 +13,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Generic, TypeVar, Unpack, cast
 
-from tuppence.budget.engine import BudgetEngine
 from tuppence.budget.holds import AsyncHold, Hold
-from tuppence.budget.scopes import DEFAULT_THROTTLER, scopes_of
-from tuppence.budget.throttler import (
-    AsyncBudgetThrottler,
-    BudgetThrottler,
-    ThrottlerOptions,
-    rank_of,
-)
-from tuppence.core.admission import ENFORCED, room_for
+from tuppence.budget.throttler import AsyncBudgetThrottler, BudgetThrottler, ThrottlerOptions
 from tuppence.core.usage import MeteredResponse
-from tuppence.cost_tracking.budgets import Scope
 from tuppence.cost_tracking.ledger import utc_now
 from tuppence.errors import (
     BudgetExceeded,
@@ -34,7 +25,7 @@ from tuppence.errors import (
     InvalidInput,
     LedgerError,
 )
-from tuppence.governing.bookkeeping import Bookkeeper
+from tuppence.governing.bookkeeping import Bookkeeper, settled_nanos
 from tuppence.governing.endpoints import Endpoint
 from tuppence.governing.scope import Payment, current_scope
 from tuppence.governing.steps import GovernOptions, Prepared, Steps
@@ -54,6 +45,8 @@ class GovernedCall(Generic[H]):
     hold: H
     cost_nanos: int | None = None
     """What it did cost, once it is settled; None before, and where it has no price."""
+    is_left: bool = False
+    """Whether its hold counts at its bound for good; then nothing else may end it."""
 
     @property
     def request(self) -> dict[str, Any]:
@@ -72,7 +65,6 @@ class Governor:
         self._throttler = BudgetThrottler(
             options.get("monthly_budget"), **_throttler_options(options)
         )
-        self._name = options.get("name", DEFAULT_THROTTLER)
         self._ledger = self._throttler.calls.ledger
         self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
@@ -98,6 +90,25 @@ class Governor:
         self._steps.sent(prepared)
         return GovernedCall(prepared, hold)
 
+    def attempt_again(self, call: GovernedCall[Hold]) -> None:
+        """Hold the same for another attempt: what the last one cost is not known.
+
+        Raises BudgetExceeded, DatabaseUnreachable; then there must be no other attempt.
+        """
+        self.leave(call)
+        call.hold = self._hold(call.prepared, call.hold.bound_nanos)
+        call.is_left = False
+
+    def check_batch(self, provider: str, requests: Sequence[Mapping[str, Any]]) -> None:
+        """Raise BudgetExceeded where a batch of requests would not fit; nothing stays held.
+
+        Of a batch whose requests are not known, where nothing at all is left. Raises UnknownPrice,
+        InvalidRequest, DatabaseUnreachable.
+        """
+        payer = self._steps.payment(current_scope())
+        wish = self._steps.batch_wish(provider, requests)
+        self._throttler.hold(wish, priority=payer.priority, **payer.payer).release()
+
     def settle(self, call: GovernedCall[Hold], metered: MeteredResponse) -> None:
         """Book what a call used, once, and settle its hold: both durable on return.
 
@@ -115,12 +126,12 @@ class Governor:
             self.leave(call)
             raise
         if not booked.calls:  # this answer is paid for by whoever booked it first
-            self._end_hold(call.hold, None)
+            self._end_hold(call, None)
         elif booked.measures.unpriced_count:
-            self.leave(call)
+            self.leave(call, _UNPRICED)
         else:
             call.cost_nanos = booked.measures.cost_nanos
-            self._end_hold(call.hold, _dollars(call.cost_nanos))
+            self._end_hold(call, call.cost_nanos)
 
     def book_answers(self, answers: Sequence[MeteredResponse], provider: str) -> None:
         """Book answers that nothing was held for, such as those of a batch, each once."""
@@ -134,58 +145,76 @@ class Governor:
         Without the database the hold stays; this raises nothing, so as not to hide why.
         """
         self._steps.unanswered(call.prepared)
+        if call.is_left:
+            return
         try:
-            self._end_hold(call.hold, None)
+            self._end_hold(call, None)
         except LedgerError:
             _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
-    def leave(self, call: GovernedCall[Hold]) -> None:
+    def leave(self, call: GovernedCall[Hold], why: str = "") -> None:
         """Let the hold count at its bound until somebody resolves it: the cost is not known.
 
         Without the database its lease runs out, which comes to the same; this raises nothing.
         """
-        _logger.warning(_UNRESOLVED, call.hold.id, call.prepared.model, call.hold.id)
+        if call.is_left:
+            return
+        call.is_left = True
+        _logger.warning(why or _UNRESOLVED, call.hold.id, call.prepared.model, call.hold.id)
         try:
             call.hold.__exit__(None, None, None)
         except LedgerError:
             _logger.warning(_STAYS, call.hold.id, exc_info=True)
-
-    def budget_left_nanos(self, call: GovernedCall[Hold]) -> int | None:
-        """Return the least that a budget which covers a call has left; None where none does.
-
-        Budgets that only watch do not count. Raises DatabaseUnreachable.
-        """
-        return _least_left(self._throttler.engine, self._scopes(call.prepared), call.prepared)
 
     def close(self) -> None:
         """Close the database."""
         self._bookkeeper.close()
         self._throttler.close()
 
-    def _scopes(self, prepared: Prepared) -> tuple[Scope, ...]:
-        return scopes_of(prepared.payment.payer, self._name)
-
-    def _hold(self, prepared: Prepared) -> Hold:
+    def _hold(self, prepared: Prepared, bound_nanos: int | None = None) -> Hold:
+        amounts = prepared.wish.amounts
+        if bound_nanos is not None:
+            amounts["minimum"] = None
         return self._throttler.hold(
-            prepared.wish.upper_bound,
-            **prepared.wish.amounts,
+            prepared.wish.upper_bound if bound_nanos is None else _dollars(bound_nanos),
+            **amounts,
             priority=prepared.payment.priority,
             wait_seconds=self._steps.wait_seconds,
             **prepared.payment.payer,
         )
 
-    def _end_hold(self, hold: Hold, cost: Decimal | None) -> None:
+    def _end_hold(self, call: GovernedCall[Hold], cost_nanos: int | None) -> None:
         """Settle a hold at a cost, or release it; after its lease, resolve it."""
+        hold, cost = call.hold, cost_nanos or 0
         try:
-            if cost is None:
-                hold.release()
-            else:
-                hold.settle(cost)
-        except HoldExpired:
-            hold.__exit__(None, None, None)
-            self._throttler.resolve(hold.id, cost or Decimal(0))
+            try:
+                if cost_nanos is None:
+                    hold.release()
+                else:
+                    hold.settle(_dollars(cost))
+            except HoldExpired:
+                hold.__exit__(None, None, None)
+                self._throttler.resolve(hold.id, _dollars(cost))
         except HoldAlreadyEnded:  # by an operator, who resolved it when its lease had run out
             _logger.warning(_ENDED, hold.id, exc_info=True)
+            self._charge_difference(call, cost)
+
+    def _charge_difference(self, call: GovernedCall[Hold], cost_nanos: int) -> None:
+        """Charge what a call cost beyond what its hold was ended at, or give back what it did not.
+
+        Only the provider's counts are the truth, whatever an operator took it for.
+        """
+        hold, payment = call.hold, call.prepared.payment
+        difference = cost_nanos - settled_nanos(self._ledger.database, hold.id)
+        if difference > 0:
+            self._throttler.record_usage(
+                _dollars(difference),
+                priority=payment.priority,
+                idempotency_key=f"difference of {hold.id}",
+                **payment.payer,
+            )
+        elif difference < 0:
+            self._throttler.refund(hold.id, _dollars(-difference))
 
 
 class AsyncGovernor:
@@ -199,7 +228,6 @@ class AsyncGovernor:
         self._throttler = AsyncBudgetThrottler(
             options.get("monthly_budget"), **_throttler_options(options)
         )
-        self._name = options.get("name", DEFAULT_THROTTLER)
         self._ledger = self._throttler.calls.ledger
         self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
@@ -223,6 +251,19 @@ class AsyncGovernor:
         self._steps.sent(prepared)
         return GovernedCall(prepared, hold)
 
+    async def attempt_again(self, call: GovernedCall[AsyncHold]) -> None:
+        """See Governor.attempt_again."""
+        await self.leave(call)
+        call.hold = await self._hold(call.prepared, call.hold.bound_nanos)
+        call.is_left = False
+
+    async def check_batch(self, provider: str, requests: Sequence[Mapping[str, Any]]) -> None:
+        """See Governor.check_batch."""
+        payer = self._steps.payment(current_scope())
+        wish = await self._threads.call(self._steps.batch_wish, provider, requests)
+        hold = await self._throttler.hold(wish, priority=payer.priority, **payer.payer)
+        await hold.release()
+
     async def settle(self, call: GovernedCall[AsyncHold], metered: MeteredResponse) -> None:
         """See Governor.settle."""
         await self._carry_out(self._settle(call, metered))
@@ -236,25 +277,23 @@ class AsyncGovernor:
     async def release(self, call: GovernedCall[AsyncHold]) -> None:
         """See Governor.release."""
         self._steps.unanswered(call.prepared)
+        if call.is_left:
+            return
         try:
-            await self._carry_out(self._end_hold(call.hold, None))
+            await self._carry_out(self._end_hold(call, None))
         except LedgerError:
             _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
-    async def leave(self, call: GovernedCall[AsyncHold]) -> None:
+    async def leave(self, call: GovernedCall[AsyncHold], why: str = "") -> None:
         """See Governor.leave."""
-        _logger.warning(_UNRESOLVED, call.hold.id, call.prepared.model, call.hold.id)
+        if call.is_left:
+            return
+        call.is_left = True
+        _logger.warning(why or _UNRESOLVED, call.hold.id, call.prepared.model, call.hold.id)
         try:
             await self._carry_out(call.hold.__aexit__(None, None, None))
         except LedgerError:
             _logger.warning(_STAYS, call.hold.id, exc_info=True)
-
-    async def budget_left_nanos(self, call: GovernedCall[AsyncHold]) -> int | None:
-        """See Governor.budget_left_nanos."""
-        prepared = call.prepared
-        return await self._threads.call(
-            _least_left, self._throttler.engine, self._scopes(prepared), prepared
-        )
 
     async def close(self) -> None:
         """Wait for what is being settled, close the database and end the threads."""
@@ -278,36 +317,53 @@ class AsyncGovernor:
             await self.leave(call)
             raise
         if not booked.calls:
-            await self._end_hold(call.hold, None)
+            await self._end_hold(call, None)
         elif booked.measures.unpriced_count:
-            await self.leave(call)
+            await self.leave(call, _UNPRICED)
         else:
             call.cost_nanos = booked.measures.cost_nanos
-            await self._end_hold(call.hold, _dollars(call.cost_nanos))
+            await self._end_hold(call, call.cost_nanos)
 
-    def _scopes(self, prepared: Prepared) -> tuple[Scope, ...]:
-        return scopes_of(prepared.payment.payer, self._name)
-
-    async def _hold(self, prepared: Prepared) -> AsyncHold:
+    async def _hold(self, prepared: Prepared, bound_nanos: int | None = None) -> AsyncHold:
+        amounts = prepared.wish.amounts
+        if bound_nanos is not None:
+            amounts["minimum"] = None
         return await self._throttler.hold(
-            prepared.wish.upper_bound,
-            **prepared.wish.amounts,
+            prepared.wish.upper_bound if bound_nanos is None else _dollars(bound_nanos),
+            **amounts,
             priority=prepared.payment.priority,
             wait_seconds=self._steps.wait_seconds,
             **prepared.payment.payer,
         )
 
-    async def _end_hold(self, hold: AsyncHold, cost: Decimal | None) -> None:
+    async def _end_hold(self, call: GovernedCall[AsyncHold], cost_nanos: int | None) -> None:
+        hold, cost = call.hold, cost_nanos or 0
         try:
-            if cost is None:
-                await hold.release()
-            else:
-                await hold.settle(cost)
-        except HoldExpired:
-            await hold.__aexit__(None, None, None)
-            await self._throttler.resolve(hold.id, cost or Decimal(0))
+            try:
+                if cost_nanos is None:
+                    await hold.release()
+                else:
+                    await hold.settle(_dollars(cost))
+            except HoldExpired:
+                await hold.__aexit__(None, None, None)
+                await self._throttler.resolve(hold.id, _dollars(cost))
         except HoldAlreadyEnded:
             _logger.warning(_ENDED, hold.id, exc_info=True)
+            await self._charge_difference(call, cost)
+
+    async def _charge_difference(self, call: GovernedCall[AsyncHold], cost_nanos: int) -> None:
+        hold, payment = call.hold, call.prepared.payment
+        database = self._ledger.database
+        difference = cost_nanos - await self._threads.call(settled_nanos, database, hold.id)
+        if difference > 0:
+            await self._throttler.record_usage(
+                _dollars(difference),
+                priority=payment.priority,
+                idempotency_key=f"difference of {hold.id}",
+                **payment.payer,
+            )
+        elif difference < 0:
+            await self._throttler.refund(hold.id, _dollars(-difference))
 
     async def _carry_out(self, end: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(end)
@@ -321,19 +377,12 @@ _UNRESOLVED = (
     "book it with: tuppence budget unresolved --settle %s DOLLARS"
 )
 
-
+_UNPRICED = (
+    "hold %s for %s counts at its bound: the answer is booked, without a price. Set one and reprice"
+    " (which charges the call), then: tuppence budget unresolved --settle %s 0"
+)
 _ENDED = "hold %s was ended by somebody else; its call is booked all the same"
 _STAYS = "hold %s could not be ended, and stays until its lease runs out"
-
-
-def _least_left(engine: BudgetEngine, scopes: tuple[Scope, ...], prepared: Prepared) -> int | None:
-    rank = rank_of(prepared.payment.priority)
-    rooms = [
-        0 if budget.terms.paused else max(room_for(budget.terms, tally, rank), 0)
-        for budget, tally in engine.view(scopes)
-        if budget.terms.mode in ENFORCED
-    ]
-    return min(rooms, default=None)
 
 
 def _dollars(nanos: int) -> Decimal:

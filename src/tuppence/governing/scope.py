@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -81,7 +81,8 @@ def scope(
     try:
         yield
     finally:
-        _scope.reset(token)
+        with suppress(ValueError):  # left in another context, in which it was never entered
+            _scope.reset(token)
 
 
 def current_scope() -> Payment:

@@ -7,22 +7,30 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 from tuppence.budget.calls import CallPrices, CallWish
 from tuppence.budget.throttler import ThrottlerOptions, rank_of
 from tuppence.caching.history import CacheHistory
 from tuppence.caching.planner import CachePlan, plan
-from tuppence.core.money import Money
+from tuppence.core.money import Money, to_nanos
 from tuppence.core.price_book import PriceBook
 from tuppence.core.usage import STANDARD_TERMS, MeteredResponse, Terms
 from tuppence.cost_tracking.booking import Call
 from tuppence.cost_tracking.records import AttributionRecord, call_of_response
-from tuppence.errors import BudgetExceeded, DatabaseUnreachable, InvalidInput, InvalidRequest
+from tuppence.errors import (
+    BudgetExceeded,
+    DatabaseUnreachable,
+    InvalidInput,
+    InvalidRequest,
+    UnknownPrice,
+)
 from tuppence.governing.bounds import MOST_OUTPUT_TOKENS, InputSize, input_size
-from tuppence.governing.endpoints import CHAT, MESSAGES, Endpoint
+from tuppence.governing.endpoints import CHAT, COMPLETIONS, MESSAGES, Endpoint
 from tuppence.governing.scope import NOBODY, Payment, payment_of
 from tuppence.model_router.classifier import WEIGHTS_PATH
 from tuppence.model_router.routing import DEFAULT_OUTPUT_TOKENS, DEFAULT_TURNS, Routing
@@ -34,7 +42,12 @@ AUTO = "auto"
 CacheMode = Literal["off", "auto"]
 OnRefusal = Literal["raise", "downgrade"]
 
-_DEARER_TIERS = frozenset({"priority", "fast"})
+_DEARER_TIERS = {"priority": "priority", "fast": "priority", "ultrafast": "ultrafast"}
+"""By the names that requests have for them, as prices know them."""
+
+
+_LEAST = Decimal("0.000000001")
+"""A nano-dollar: nothing smaller is counted."""
 
 
 class GovernOptions(ThrottlerOptions, total=False):
@@ -78,6 +91,8 @@ class Prepared:
     adds_usage: bool = False
     """Whether the stream is asked for usage that the caller did not ask for."""
     plan: CachePlan | None = None
+    unplanned: Mapping[str, Any]
+    """The request without the markers of `plan`, which are for one model only."""
 
     @property
     def model(self) -> str:
@@ -91,7 +106,7 @@ class Prepared:
 
     def fitted(self, max_tokens: int) -> Prepared:
         """Return the call with less output, where the hold is for less."""
-        if max_tokens >= self.wish.max_tokens or not self.endpoint.has_output:
+        if max_tokens >= self.wish.max_tokens or not self.endpoint.max_tokens_fields:
             return self
         field = _limit_field(self.endpoint, self.request)
         return replace(self, request={**self.request, field: max_tokens})
@@ -146,10 +161,11 @@ class Steps:
         book = self._book()
         is_routed = request.get("model") == AUTO and endpoint is MESSAGES
         request["model"] = self._model_of(request, payment, book, is_routed=is_routed)
+        unplanned = request
         planned = self._planned(endpoint, request, now, book)
         if planned is not None:
             request = planned.request
-        adds_usage = endpoint is CHAT and _lacks_usage(request)
+        adds_usage = endpoint in (CHAT, COMPLETIONS) and _lacks_usage(request)
         if adds_usage:
             more = request.get("stream_options") or {}
             request["stream_options"] = {**more, "include_usage": True}
@@ -164,19 +180,33 @@ class Steps:
             is_routed=is_routed,
             adds_usage=adds_usage,
             plan=planned,
+            unplanned=unplanned,
         )
 
     def cheaper(self, prepared: Prepared, error: BudgetExceeded) -> Prepared | None:
         """Return a refused call on a cheaper model that fits, where that is wished."""
-        error.offers = self._calls.offers(prepared.wish, error.available_nanos)
+        with suppress(UnknownPrice):  # of another model: the refusal stands without offers
+            error.offers = self._calls.offers(prepared.wish, error.available_nanos)
         if self._options.get("on_refusal") != "downgrade" or prepared.endpoint is not MESSAGES:
             return None
         for offer in error.offers:
             if offer.model != prepared.model and offer.max_tokens >= prepared.wish.max_tokens:
-                request = {**prepared.request, "model": offer.model}
-                wish = self._wish(prepared.endpoint, request, prepared.size, self._book())
-                return replace(prepared, request=request, wish=wish)
+                with suppress(UnknownPrice):  # on the terms of this request
+                    cheaper = self._moved(prepared, offer.model)
+                    if to_nanos(cheaper.wish.upper_bound) <= error.available_nanos and self._takes(
+                        cheaper
+                    ):
+                        return cheaper
         return None
+
+    def batch_wish(self, provider: str, requests: Sequence[Mapping[str, Any]]) -> Decimal:
+        """Return what a batch costs at most, in dollars; the least there is where nobody can tell.
+
+        Raises InvalidRequest, UnknownPrice.
+        """
+        book = self._book()
+        wishes = [self._batched(provider, request, book).upper_bound for request in requests]
+        return max(sum(wishes, Decimal(0)), _LEAST)
 
     def sent(self, prepared: Prepared) -> None:
         """Note that a call is being sent."""
@@ -207,6 +237,30 @@ class Steps:
         """Return what is booked for answers that nothing was held for."""
         record, now = self.payment(inner).record, self._now()
         return [call_of_response(metered, provider, record, now) for metered in answers]
+
+    def _batched(self, provider: str, request: Mapping[str, Any], book: PriceBook) -> CallWish:
+        """Return one request of a batch, at the prices of batches."""
+        endpoint = MESSAGES if provider == MESSAGES.provider else CHAT
+        model = self._model_of(request, NOBODY, book, is_routed=False)
+        size = input_size(request, provider, _window(book, model))
+        return self._wish(endpoint, {**request, "model": model}, size, book, "batch")
+
+    def _moved(self, prepared: Prepared, model: str) -> Prepared:
+        """Return a call on another model, its cache planned anew."""
+        book, request = self._book(), {**prepared.unplanned, "model": model}
+        planned = self._planned(prepared.endpoint, request, prepared.started_at, book)
+        sent = request if planned is None else planned.request
+        size = input_size(sent, prepared.endpoint.provider, _window(book, model))
+        wish = self._wish(prepared.endpoint, sent, size, book)
+        return replace(
+            prepared, request=sent, unplanned=request, plan=planned, size=size, wish=wish
+        )
+
+    def _takes(self, prepared: Prepared) -> bool:
+        """Tell whether a model has room for a call, and nothing in it is for another one only."""
+        window = _window(self._book(), prepared.model)
+        needed = prepared.size.about + prepared.wish.max_tokens
+        return (window is None or needed <= window) and _is_portable(prepared.request)
 
     def _model_of(
         self,
@@ -264,21 +318,29 @@ class Steps:
         return self._last_book
 
     def _wish(
-        self, endpoint: Endpoint, request: Mapping[str, Any], size: InputSize, book: PriceBook
+        self,
+        endpoint: Endpoint,
+        request: Mapping[str, Any],
+        size: InputSize,
+        book: PriceBook,
+        processing: str = "",
     ) -> CallWish:
         minimum = self._options.get("minimum_max_tokens")
         max_tokens = _max_tokens(endpoint, request)
         if minimum is not None:
-            minimum = min(minimum, max_tokens) if endpoint.has_output else None
-        answers = request.get("n")
-        count = answers if type(answers) is int and answers > 1 else 1
+            minimum = max(minimum, _least_output(request))
+            minimum = min(minimum, max_tokens) if endpoint.max_tokens_fields else None
+        count = max(_number_at(request, "n"), _number_at(request, "best_of"), 1)
+        terms = _terms(request)
+        if processing:  # which has no tiers
+            terms = Terms(processing=processing, inference_geo=terms.inference_geo)
         return self._calls.wish(
             request["model"],
             size.most,
             max_tokens * count,
             minimum if count == 1 else None,
             provider=endpoint.provider,
-            terms=_terms(request),
+            terms=terms,
             book=book,
         )
 
@@ -287,6 +349,8 @@ def _max_tokens(endpoint: Endpoint, request: Mapping[str, Any]) -> int:
     """Return the most output that a request allows."""
     if not endpoint.has_output:
         return 0
+    if not endpoint.max_tokens_fields:
+        return MOST_OUTPUT_TOKENS
     value = request.get(_limit_field(endpoint, request))
     return value if type(value) is int and value >= 0 else MOST_OUTPUT_TOKENS
 
@@ -294,6 +358,28 @@ def _max_tokens(endpoint: Endpoint, request: Mapping[str, Any]) -> int:
 def _limit_field(endpoint: Endpoint, request: Mapping[str, Any]) -> str:
     fields = endpoint.max_tokens_fields
     return next((name for name in fields if request.get(name) is not None), fields[0])
+
+
+def _least_output(request: Mapping[str, Any]) -> int:
+    """Return the lowest limit of output that a provider accepts: its thinking must fit into it."""
+    thinking = request.get("thinking")
+    if not isinstance(thinking, Mapping) or thinking.get("type") != "enabled":
+        return 0
+    return _number_at(thinking, "budget_tokens") + 1
+
+
+def _is_portable(request: Mapping[str, Any]) -> bool:
+    """Tell whether any model takes a request: which ways of thinking one knows is not on record."""
+    thinking, output = request.get("thinking"), request.get("output_config")
+    is_still = not thinking or (
+        isinstance(thinking, Mapping) and thinking.get("type") == "disabled"
+    )
+    return is_still and not (isinstance(output, Mapping) and output.get("effort"))
+
+
+def _number_at(holder: Mapping[str, Any], name: str) -> int:
+    value = holder.get(name)
+    return value if type(value) is int and value > 0 else 0
 
 
 def _terms(request: Mapping[str, Any]) -> Terms:
@@ -304,7 +390,7 @@ def _terms(request: Mapping[str, Any]) -> Terms:
         return STANDARD_TERMS
     return Terms(
         speed="fast" if speed == "fast" else "",
-        service_tier="priority" if isinstance(tier, str) and tier in _DEARER_TIERS else "",
+        service_tier=_DEARER_TIERS.get(tier, "") if isinstance(tier, str) else "",
         inference_geo="us" if region == "us" else "",
     )
 

@@ -185,6 +185,13 @@ class PostgresqlDatabase:
                 yield connection
         except errors.OperationalError as error:
             raise self._unreachable(error, DatabaseUnreachable) from error
+        except errors.IntegrityError as error:
+            raise LedgerError(
+                f"a rule of the database forbids this ({_one_line(error)}); nothing was written",
+                field="database",
+                value=without_password(self._conninfo),
+                remedy="check the ledger with: tuppence database verify",
+            ) from error
         except (errors.ProgrammingError, errors.InternalError, errors.DataError) as error:
             raise LedgerError(
                 f"the server refused a statement ({_one_line(error)})",

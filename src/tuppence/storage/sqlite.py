@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
-from tuppence.errors import DatabaseUnreachable
+from tuppence.errors import DatabaseUnreachable, LedgerError
 from tuppence.storage.database import BulkInsert, BulkUpdate, Row, Transaction
 
 P = ParamSpec("P")
@@ -193,7 +193,12 @@ class SqliteDatabase:
             yield
         except (sqlite3.OperationalError, sqlite3.DatabaseError, OSError) as error:
             if isinstance(error, sqlite3.IntegrityError):
-                raise
+                raise LedgerError(
+                    f"a rule of the database forbids this ({error}); nothing was written",
+                    field="database",
+                    value=self._path,
+                    remedy="check the ledger with: tuppence database verify",
+                ) from error
             raise self._explanation(error) from error
 
     def _explanation(self, error: Exception) -> DatabaseUnreachable:

@@ -65,6 +65,9 @@ def check_output(request: Mapping[str, Any]) -> None:
     if most == 0:
         for problem in _against_prewarming(request):
             raise ApiError(400, f"max_tokens: 0 cannot be combined with {problem}")
+    thinking = _at(request, "thinking", "budget_tokens")
+    if _at(request, "thinking", "type") == "enabled" and type(thinking) is int and most <= thinking:
+        raise ApiError(400, "`max_tokens` must be greater than `thinking.budget_tokens`.")
 
 
 def _against_prewarming(request: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuppence.core.usage import Usage
-from tuppence.governing.endpoints import CHAT, MESSAGES, RESPONSES, Endpoint, endpoint_of
+from tuppence.governing.endpoints import (
+    CHAT,
+    COMPACTIONS,
+    MESSAGES,
+    RESPONSES,
+    Endpoint,
+    endpoint_of,
+)
 from tuppence.governing.streams import EventCutter, data_of
 from tuppence.testing.answers import text_answer
 from tuppence.testing.cache_store import Served
@@ -123,7 +130,7 @@ def test_what_is_no_object_has_no_data(event: bytes) -> None:
         ("GET", "/v1/messages", None),
         ("POST", "/chat/completions", CHAT),
         ("POST", "/v1/responses", RESPONSES),
-        ("POST", "/v1/responses/compact", None),
+        ("POST", "/v1/responses/compact", COMPACTIONS),
         ("GET", "/v1/responses/r", None),
     ],
 )

@@ -1,22 +1,24 @@
 """`govern`: a user's client, as an instance of a subclass of its own class.
 
 The packages of Anthropic and OpenAI send everything through one method, `_request` of the one and
-`request` of the other, which makes the attempts, and hand each answer to `_process_response`.
-Those, `copy` and `close` are all that is overridden, so that whatever a client offers is governed
-or works as before.
+`request` of the other, which makes the attempts, hand each answer to `_process_response`, and wait
+in `_sleep_for_retry` between two attempts. Those, `copy` and `close` are all that is overridden, so
+that whatever a client offers is governed or works as before.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar, Unpack
 
-from tuppence.errors import InvalidInput
+import msgspec
+
+from tuppence.errors import InvalidInput, InvalidRequest
 from tuppence.governing.batches import results_provider
 from tuppence.governing.clients.exchanges import (
     AsyncExchange,
@@ -24,7 +26,7 @@ from tuppence.governing.clients.exchanges import (
     Exchange,
     ResultsExchange,
 )
-from tuppence.governing.endpoints import Endpoint, endpoint_of
+from tuppence.governing.endpoints import Endpoint, batch_provider_of, endpoint_of
 from tuppence.governing.governor import AsyncGovernor, Governor
 from tuppence.governing.steps import GovernOptions
 
@@ -33,6 +35,9 @@ C = TypeVar("C")
 _CLIENTS = ("Anthropic", "AsyncAnthropic", "OpenAI", "AsyncOpenAI")
 _SENDING = {"anthropic": "_request", "openai": "request"}
 """The method of each package that makes the attempts of one request."""
+_NEVER_CONNECTED = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+_GAVE_UP = frozenset({408, 499, 502, 504})
+"""Statuses of those who did not wait for an answer that may have been made."""
 _current: ContextVar[Any] = ContextVar("tuppence_exchange", default=None)
 """The exchange whose answer the package is about to process, in this thread or task."""
 
@@ -44,12 +49,21 @@ class _Asked(NamedTuple):
     body: Mapping[str, Any]
 
 
+class _Batch(NamedTuple):
+    """A batch that a client is about to have made."""
+
+    provider: str
+    requests: Sequence[Mapping[str, Any]]
+    """Empty where the provider has them in a file."""
+
+
 def govern(client: C, **options: Unpack[GovernOptions]) -> C:
     """Return the same client, with every call attributed, held for, booked and settled.
 
     `client` is an `Anthropic`, `AsyncAnthropic`, `OpenAI` or `AsyncOpenAI`, which stays as it is;
-    the two share their connections. Options are those of `GovernOptions`. A call that does not fit
-    a budget raises BudgetExceeded before anything is sent.
+    the two share their connections, so closing the one closes them for the other. Options are those
+    of `GovernOptions`. A call that does not fit a budget raises BudgetExceeded before anything is
+    sent.
 
     Raises InvalidInput, InvalidMoney, DatabaseUnreachable, SchemaMismatch.
     """
@@ -115,19 +129,60 @@ def _processed_by(exchange: object) -> Iterator[None]:
 
 
 def _asked(options: Any) -> _Asked | None:
-    """Return what a client is about to send, None where it is not governed."""
+    """Return what a client is about to send, None where it is not governed.
+
+    Raises InvalidRequest where nobody can tell what would be billed.
+    """
     endpoint = endpoint_of(options.method, str(options.url))
-    body = options.json_data
-    if endpoint is None or not isinstance(body, Mapping):
-        return None
-    return _Asked(endpoint, {**body, **options.extra_json} if options.extra_json else body)
+    return None if endpoint is None else _Asked(endpoint, _body_of(options))
+
+
+def _body_of(options: Any) -> Mapping[str, Any]:
+    """Return the request in whichever of its forms the client was given it."""
+    body = options.json_data if options.content is None else options.content
+    if isinstance(body, bytes | bytearray | str):
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            body = msgspec.json.decode(body)
+    if body is None:
+        body = {}
+    if not isinstance(body, Mapping):
+        raise InvalidRequest(
+            "is no JSON object, so nothing bounds what it costs",
+            field="request",
+            value=type(body).__name__,
+            remedy="give the body as a dictionary",
+        )
+    return {**body, **options.extra_json} if options.extra_json else body
 
 
 def _to_send(options: Any, asked: _Asked, request: dict[str, Any]) -> Any:
     """Return the options with a request that was changed; the very same ones where it was not."""
     if request == asked.body:
         return options
-    return options.model_copy(update={"json_data": request, "extra_json": None})
+    changed = {"json_data": request, "extra_json": None, "content": None}
+    return options.model_copy(update=changed)
+
+
+def _batch_of(options: Any) -> _Batch | None:
+    """Return the batch that a request makes, None for another request."""
+    provider = batch_provider_of(options.method, str(options.url))
+    if provider is None:
+        return None
+    items = _body_of(options).get("requests")
+    rows = items if isinstance(items, list | tuple) else ()
+    asked = [one.get("params") for one in rows if isinstance(one, Mapping)]
+    return _Batch(provider, [one for one in asked if isinstance(one, Mapping)])
+
+
+def _may_be_billed(response: Any, error: BaseException | None) -> bool:
+    """Tell of an attempt without an answer of the model whether there may have been one."""
+    if response is not None:
+        return response.status_code in _GAVE_UP
+    while error is not None:
+        if type(error).__name__ in _NEVER_CONNECTED:
+            return False
+        error = error.__cause__
+    return True
 
 
 def _copy_of(client: Any, base: type, options: Mapping[str, Any]) -> Any:
@@ -145,6 +200,9 @@ def _methods(base: Any, package: ModuleType) -> dict[str, Any]:
         governor: Governor = self._governor
         asked = _asked(options)
         if asked is None:
+            batch = _batch_of(options)
+            if batch is not None:
+                governor.check_batch(*batch)
             results = results_provider(options.method, str(options.url))
             with _processed_by(results and ResultsExchange(governor, results)):
                 return send(self, cast_to, options, **more)
@@ -173,7 +231,7 @@ def _methods(base: Any, package: ModuleType) -> dict[str, Any]:
         self._governor.close()
 
     own = {sending: request, "_process_response": process_response, "close": close}
-    return {**own, "copy": copy, "with_options": copy}
+    return {**own, "_sleep_for_retry": _sleep_for_retry(base), "copy": copy, "with_options": copy}
 
 
 def _async_methods(base: Any, package: ModuleType) -> dict[str, Any]:
@@ -184,6 +242,9 @@ def _async_methods(base: Any, package: ModuleType) -> dict[str, Any]:
         governor: AsyncGovernor = self._governor
         asked = _asked(options)
         if asked is None:
+            batch = _batch_of(options)
+            if batch is not None:
+                await governor.check_batch(*batch)
             results = results_provider(options.method, str(options.url))
             with _processed_by(results and AsyncResultsExchange(governor, results)):
                 return await send(self, cast_to, options, **more)
@@ -212,4 +273,33 @@ def _async_methods(base: Any, package: ModuleType) -> dict[str, Any]:
         await self._governor.close()
 
     own = {sending: request, "_process_response": process_response, "close": close}
-    return {**own, "copy": copy, "with_options": copy}
+    return {
+        **own,
+        "_sleep_for_retry": _async_sleep_for_retry(base),
+        "copy": copy,
+        "with_options": copy,
+    }
+
+
+def _sleep_for_retry(base: Any) -> Any:
+    """Return what a client does between attempts: hold anew where the last one may be billed."""
+
+    def sleep_for_retry(self: Any, *, response: Any, **more: Any) -> None:
+        exchange = _current.get()
+        if isinstance(exchange, Exchange) and _may_be_billed(response, sys.exc_info()[1]):
+            self._governor.attempt_again(exchange.call)
+        base._sleep_for_retry(self, response=response, **more)  # noqa: SLF001
+
+    return sleep_for_retry
+
+
+def _async_sleep_for_retry(base: Any) -> Any:
+    """Return the same for asyncio."""
+
+    async def sleep_for_retry(self: Any, *, response: Any, **more: Any) -> None:
+        exchange = _current.get()
+        if isinstance(exchange, AsyncExchange) and _may_be_billed(response, sys.exc_info()[1]):
+            await self._governor.attempt_again(exchange.call)
+        await base._sleep_for_retry(self, response=response, **more)  # noqa: SLF001
+
+    return sleep_for_retry
