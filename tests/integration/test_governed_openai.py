@@ -186,7 +186,7 @@ def test_attempts_of_the_package_are_one_call(world: SimpleNamespace) -> None:
     caller.call(caller.client.chat.completions.create, **CHAT)
     assert len(world.app.requests) == 3
     assert world.books.calls == billed(world.app)
-    assert world.books.holds == ["unresolved", "settled"]
+    assert world.books.holds == ["unresolved", "unresolved", "settled"]
 
 
 class Reply(BaseModel):

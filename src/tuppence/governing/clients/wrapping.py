@@ -36,8 +36,15 @@ _CLIENTS = ("Anthropic", "AsyncAnthropic", "OpenAI", "AsyncOpenAI")
 _SENDING = {"anthropic": "_request", "openai": "request"}
 """The method of each package that makes the attempts of one request."""
 _NEVER_CONNECTED = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
-_GAVE_UP = frozenset({408, 499, 502, 504})
-"""Statuses of those who did not wait for an answer that may have been made."""
+_FAILED = 500
+_GAVE_UP = frozenset({408, 499})
+"""Statuses below 500 of those who did not wait for an answer that may have been made."""
+_FREE_FAILURES: Mapping[str, frozenset[int]] = {
+    "anthropic": frozenset({500, 529}),
+    "openai": frozenset({529}),
+}
+"""Statuses from 500 on that say that there is no answer. OpenAI promises nowhere that a failure is
+free; behind a proxy (502, 504) an answer may have been made."""
 _current: ContextVar[Any] = ContextVar("tuppence_exchange", default=None)
 """The exchange whose answer the package is about to process, in this thread or task."""
 
@@ -174,10 +181,12 @@ def _batch_of(options: Any) -> _Batch | None:
     return _Batch(provider, [one for one in asked if isinstance(one, Mapping)])
 
 
-def _may_be_billed(response: Any, error: BaseException | None) -> bool:
+def _may_be_billed(response: Any, error: BaseException | None, package: ModuleType) -> bool:
     """Tell of an attempt without an answer of the model whether there may have been one."""
     if response is not None:
-        return response.status_code in _GAVE_UP
+        status = response.status_code
+        failed = status >= _FAILED and status not in _FREE_FAILURES[package.__name__]
+        return failed or status in _GAVE_UP
     while error is not None:
         if type(error).__name__ in _NEVER_CONNECTED:
             return False
@@ -231,7 +240,12 @@ def _methods(base: Any, package: ModuleType) -> dict[str, Any]:
         self._governor.close()
 
     own = {sending: request, "_process_response": process_response, "close": close}
-    return {**own, "_sleep_for_retry": _sleep_for_retry(base), "copy": copy, "with_options": copy}
+    return {
+        **own,
+        "_sleep_for_retry": _sleep_for_retry(base, package),
+        "copy": copy,
+        "with_options": copy,
+    }
 
 
 def _async_methods(base: Any, package: ModuleType) -> dict[str, Any]:
@@ -275,30 +289,32 @@ def _async_methods(base: Any, package: ModuleType) -> dict[str, Any]:
     own = {sending: request, "_process_response": process_response, "close": close}
     return {
         **own,
-        "_sleep_for_retry": _async_sleep_for_retry(base),
+        "_sleep_for_retry": _async_sleep_for_retry(base, package),
         "copy": copy,
         "with_options": copy,
     }
 
 
-def _sleep_for_retry(base: Any) -> Any:
+def _sleep_for_retry(base: Any, package: ModuleType) -> Any:
     """Return what a client does between attempts: hold anew where the last one may be billed."""
 
     def sleep_for_retry(self: Any, *, response: Any, **more: Any) -> None:
         exchange = _current.get()
-        if isinstance(exchange, Exchange) and _may_be_billed(response, sys.exc_info()[1]):
+        if isinstance(exchange, Exchange) and _may_be_billed(response, sys.exc_info()[1], package):
             self._governor.attempt_again(exchange.call)
         base._sleep_for_retry(self, response=response, **more)  # noqa: SLF001
 
     return sleep_for_retry
 
 
-def _async_sleep_for_retry(base: Any) -> Any:
+def _async_sleep_for_retry(base: Any, package: ModuleType) -> Any:
     """Return the same for asyncio."""
 
     async def sleep_for_retry(self: Any, *, response: Any, **more: Any) -> None:
         exchange = _current.get()
-        if isinstance(exchange, AsyncExchange) and _may_be_billed(response, sys.exc_info()[1]):
+        if isinstance(exchange, AsyncExchange) and _may_be_billed(
+            response, sys.exc_info()[1], package
+        ):
             await self._governor.attempt_again(exchange.call)
         await base._sleep_for_retry(self, response=response, **more)  # noqa: SLF001
 
