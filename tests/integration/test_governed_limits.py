@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from contextvars import copy_context
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,9 +28,10 @@ import tuppence
 from tests.integration.governed import HELLO, MODEL, Books, billed
 from tuppence.budget.throttler import BudgetThrottler
 from tuppence.core.attribution import Attribution
-from tuppence.core.usage import Usage
-from tuppence.errors import BudgetExceeded, InvalidRequest, LedgerError
-from tuppence.governing.endpoints import endpoint_of
+from tuppence.core.usage import MeteredPart, MeteredResponse, Usage
+from tuppence.cost_tracking.ledger import Ledger
+from tuppence.errors import BudgetExceeded, InvalidRequest, LedgerError, UnknownPrice
+from tuppence.governing.endpoints import CHAT, MESSAGES, endpoint_of
 from tuppence.governing.governor import Governor
 from tuppence.governing.metering import read_body, settle
 from tuppence.governing.scope import NOBODY, Payment, current_scope
@@ -357,3 +359,50 @@ def test_scope_can_be_left_in_another_context() -> None:
     copy_context().run(scope.__enter__)
     copy_context().run(scope.__exit__, None, None, None)
     assert current_scope() == NOBODY
+
+
+def test_unpriced_answer_is_charged_once(
+    world: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Repricing charges it, so its hold is settled at nothing, as the log says."""
+    world.books.limit("team", "support", "1.00")
+    with (
+        closing(Ledger.open(world.books.url)) as ledger,
+        closing(Governor(database_url=world.books.url, redis_url="", team="support")) as governor,
+    ):
+        call = governor.open(MESSAGES, ASKED)
+        usage = Usage(1_000, output_tokens=500)
+        with caplog.at_level(logging.WARNING):
+            metered = MeteredResponse("msg_1", (MeteredPart("claude-new-9", usage),))
+            governor.settle(call, metered)
+        told = f"tuppence budget unresolved --settle {call.hold.id} 0"
+        assert told in caplog.text
+        prices = {"input_mtok": "4", "output_mtok": "20"}
+        began = datetime(2026, 1, 1, tzinfo=UTC)
+        ledger.set_price("claude-new-9", prices, provider="anthropic", starts_at=began)
+        ledger.reprice()
+    with closing(BudgetThrottler(database_url=world.books.url, redis_url="")) as operator:
+        operator.resolve(call.hold.id, 0)
+    assert world.books.rows("SELECT used_normal_nanos, held_nanos FROM budget_counters") == [
+        (14_000_000, 0)
+    ]
+
+
+def test_tier_without_a_known_price_is_refused(world: SimpleNamespace) -> None:
+    """What nothing bounds is not sent: a tier that is dearer, and that no price book has."""
+    with closing(Governor(database_url=world.books.url, redis_url="")) as governor:
+        asked = {"model": "gpt-6-sol", "messages": HELLO, "service_tier": "ultrafast"}
+        with pytest.raises(UnknownPrice):
+            governor.open(CHAT, asked)
+
+
+def test_downgrade_plans_the_cache_for_the_new_model(world: SimpleNamespace) -> None:
+    """What is remembered as cached is remembered of the model that was asked."""
+    world.books.limit("team", "support", "0.60")
+    system: Any = [{"type": "text", "text": "Be brief. " * 6_000}]
+    with world.another(on_refusal="downgrade", cache="auto") as client:
+        for _ in range(5):
+            client.messages.create(**{**ASKED, "max_tokens": 2_000, "system": system})
+    moved = [one.usage for one in world.app.book if one.model != MODEL]
+    assert moved[0].cache_write_5m_tokens > 0
+    assert all(usage.cache_read_tokens > 0 for usage in moved[1:])

@@ -13,9 +13,18 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Generic, TypeVar, Unpack, cast
 
+from tuppence.budget.engine import BudgetEngine
 from tuppence.budget.holds import AsyncHold, Hold
-from tuppence.budget.throttler import AsyncBudgetThrottler, BudgetThrottler, ThrottlerOptions
+from tuppence.budget.scopes import DEFAULT_THROTTLER, scopes_of
+from tuppence.budget.throttler import (
+    AsyncBudgetThrottler,
+    BudgetThrottler,
+    ThrottlerOptions,
+    rank_of,
+)
+from tuppence.core.admission import ENFORCED, room_for
 from tuppence.core.usage import MeteredResponse
+from tuppence.cost_tracking.budgets import Scope
 from tuppence.cost_tracking.ledger import utc_now
 from tuppence.errors import (
     BudgetExceeded,
@@ -65,6 +74,7 @@ class Governor:
         self._throttler = BudgetThrottler(
             options.get("monthly_budget"), **_throttler_options(options)
         )
+        self._name = options.get("name", DEFAULT_THROTTLER)
         self._ledger = self._throttler.calls.ledger
         self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
@@ -166,10 +176,20 @@ class Governor:
         except LedgerError:
             _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
+    def budget_left_nanos(self, call: GovernedCall[Hold]) -> int | None:
+        """Return the least that a budget which covers a call has left; None where none does.
+
+        Budgets that only watch do not count. Raises DatabaseUnreachable.
+        """
+        return _least_left(self._throttler.engine, self._scopes(call.prepared), call.prepared)
+
     def close(self) -> None:
         """Close the database."""
         self._bookkeeper.close()
         self._throttler.close()
+
+    def _scopes(self, prepared: Prepared) -> tuple[Scope, ...]:
+        return scopes_of(prepared.payment.payer, self._name)
 
     def _hold(self, prepared: Prepared, bound_nanos: int | None = None) -> Hold:
         amounts = prepared.wish.amounts
@@ -228,6 +248,7 @@ class AsyncGovernor:
         self._throttler = AsyncBudgetThrottler(
             options.get("monthly_budget"), **_throttler_options(options)
         )
+        self._name = options.get("name", DEFAULT_THROTTLER)
         self._ledger = self._throttler.calls.ledger
         self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
@@ -295,6 +316,13 @@ class AsyncGovernor:
         except LedgerError:
             _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
+    async def budget_left_nanos(self, call: GovernedCall[AsyncHold]) -> int | None:
+        """See Governor.budget_left_nanos."""
+        prepared = call.prepared
+        return await self._threads.call(
+            _least_left, self._throttler.engine, self._scopes(prepared), prepared
+        )
+
     async def close(self) -> None:
         """Wait for what is being settled, close the database and end the threads."""
         if self._ends:
@@ -323,6 +351,9 @@ class AsyncGovernor:
         else:
             call.cost_nanos = booked.measures.cost_nanos
             await self._end_hold(call, call.cost_nanos)
+
+    def _scopes(self, prepared: Prepared) -> tuple[Scope, ...]:
+        return scopes_of(prepared.payment.payer, self._name)
 
     async def _hold(self, prepared: Prepared, bound_nanos: int | None = None) -> AsyncHold:
         amounts = prepared.wish.amounts
@@ -383,6 +414,16 @@ _UNPRICED = (
 )
 _ENDED = "hold %s was ended by somebody else; its call is booked all the same"
 _STAYS = "hold %s could not be ended, and stays until its lease runs out"
+
+
+def _least_left(engine: BudgetEngine, scopes: tuple[Scope, ...], prepared: Prepared) -> int | None:
+    rank = rank_of(prepared.payment.priority)
+    rooms = [
+        0 if budget.terms.paused else max(room_for(budget.terms, tally, rank), 0)
+        for budget, tally in engine.view(scopes)
+        if budget.terms.mode in ENFORCED
+    ]
+    return min(rooms, default=None)
 
 
 def _dollars(nanos: int) -> Decimal:
