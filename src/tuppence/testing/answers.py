@@ -96,7 +96,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The connection breaks before the answer. Nothing is billed or cached."""
+    """The connection breaks before the answer. Nothing is cached."""
+
+    billed: Answer | None = None
+    """What the model has made of it by then, and is billed; None: nothing."""
 
 
 Step = Answer | Failure | Reset

@@ -65,6 +65,8 @@ class _Call(NamedTuple):
     served: Served
     answer: Answer
     message: Mapping[str, Any]
+    is_reset: bool = False
+    """Whether the connection breaks before any of the answer."""
 
 
 def quarter_of_bytes(block: Block) -> int:
@@ -171,6 +173,9 @@ class FakeAnthropic:
         call = self._answered(api_key, parsed(body), started_at)
         if call is None:
             exchange.abort()
+        elif call.is_reset:
+            self._bill(exchange, call)
+            exchange.abort()
         else:
             await self._deliver(exchange, call)
 
@@ -189,7 +194,7 @@ class FakeAnthropic:
             raise ApiError(
                 step.status, step.message, error_type=step.error_type, headers=step.headers
             )
-        if isinstance(step, Reset):
+        if isinstance(step, Reset) and step.billed is None:
             return None
         served = self.cache.serve(
             (api_key, model),
@@ -198,6 +203,9 @@ class FakeAnthropic:
             minimum_tokens=self._models.minimum_cacheable(model),
             started_at=started_at,
         )
+        if isinstance(step, Reset):
+            call = self._call(api_key, request, blocks, served, step.billed)
+            return call._replace(is_reset=True)
         return self._call(api_key, request, blocks, served, step)
 
     async def _create_batch(
@@ -218,7 +226,7 @@ class FakeAnthropic:
             call = self._answered(api_key, row["params"], started_at)
         except ApiError as error:
             return errored(custom_id, error.body(exchange.request_id))
-        if call is None:
+        if call is None or call.is_reset:
             return errored(custom_id, ApiError(500, "reset").body(exchange.request_id))
         self._bill(exchange, call)
         self.cache.begin(call.served)

@@ -103,16 +103,21 @@ class FakeOpenAI:
         step = self._steps.popleft() if self._steps else None
         if isinstance(step, Failure):
             raise ApiError(step.status, step.message, headers=step.headers)
-        if isinstance(step, Reset):
+        if isinstance(step, Reset) and step.billed is None:
             exchange.abort()
             return
-        answer = step or text_answer("ok " * 16, output_tokens=self._output_tokens)
+        is_reset = isinstance(step, Reset)
+        made = step.billed if isinstance(step, Reset) else step
+        answer = made or text_answer("ok " * 16, output_tokens=self._output_tokens)
         has_output = exchange.path != "/v1/embeddings"
         usage = self._usage(contents, answer if has_output else None)
         answer_id = f"fake_{next(self._numbers):08d}"
         billed = BilledRequest(exchange.request_id, answer_id, key, model, usage)
         self.book.append(billed)
-        await _deliver(exchange, request, answer, billed)
+        if is_reset:
+            exchange.abort()
+        else:
+            await _deliver(exchange, request, answer, billed)
 
     def _usage(self, contents: object, answer: Answer | None) -> Usage:
         tokens = -(-len(msgspec.json.encode(contents)) // 4)
