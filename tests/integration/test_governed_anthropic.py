@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
@@ -132,7 +134,7 @@ def test_cut_stream_is_settled_from_what_was_seen(world: SimpleNamespace, events
     ((input_tokens, output_tokens, flagged),) = world.books.calls
     assert input_tokens == world.app.book[0].usage.input_tokens
     assert flagged == 1
-    assert output_tokens == {1: 1, 2: 1, 3: 1, 4: 6, 5: 10, 6: 10}[events]
+    assert output_tokens == {1: 1, 2: 1, 3: 1, 4: 12, 5: 20, 6: 20}[events]
     assert world.books.holds == ["settled"]
 
 
@@ -153,9 +155,9 @@ def test_stream_that_the_caller_leaves_is_settled(world: SimpleNamespace) -> Non
         (Failure(status=529), anthropic.APIStatusError),
         (Failure(status=400), anthropic.BadRequestError),
         (Failure(status=429), anthropic.RateLimitError),
-        (Reset(), anthropic.APIConnectionError),
+        (Failure(status=500), anthropic.InternalServerError),
     ],
-    ids=["529", "400", "429", "reset"],
+    ids=["529", "400", "429", "500"],
 )
 @pytest.mark.parametrize("streamed", [False, True])
 def test_error_of_the_provider_releases_the_hold_and_passes_unchanged(
@@ -167,6 +169,84 @@ def test_error_of_the_provider_releases_the_hold_and_passes_unchanged(
     with pytest.raises(error):
         caller.call(caller.client.messages.create, stream=streamed, **ASKED)
     assert (world.books.holds, world.books.calls) == (["released"], [])
+
+
+@pytest.mark.parametrize(
+    "step",
+    [Failure(status=408), Failure(status=504), Reset(), Reset(text_answer("made"))],
+    ids=["408", "504", "reset", "billed reset"],
+)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_failure_that_may_be_billed_counts_at_its_bound(
+    world: SimpleNamespace, step: Any, *, streamed: bool
+) -> None:
+    """A connection that breaks after sending says nothing of the bill: the bound counts."""
+    caller = world.client()
+    world.app.script(step)
+    with pytest.raises(anthropic.APIError):
+        caller.call(caller.client.messages.create, stream=streamed, **ASKED)
+    assert (world.books.holds, world.books.calls) == (["unresolved"], [])
+
+
+def test_cut_stream_of_a_model_that_thinks_counts_at_its_bound(world: SimpleNamespace) -> None:
+    """Of thinking a summary is shown, or nothing: what was seen does not say what it cost."""
+    caller = world.client()
+    asked = {**ASKED, "thinking": {"type": "adaptive"}}
+    stream = caller.call(caller.client.messages.create, stream=True, **asked)
+    caller.events(stream, lambda event: event.type == "content_block_delta")
+    assert (world.books.calls, world.books.holds) == ([], ["unresolved"])
+
+
+def test_stream_that_nobody_reads_is_closed(sqlite_url: str) -> None:
+    """A stream that is dropped as it came leaves its hold at once, not when the lease ends."""
+    app, books = FakeAnthropic(), Books(sqlite_url)
+    with serve(app) as base_url:
+        plain = anthropic.Anthropic(api_key="k", base_url=base_url, max_retries=0)
+        with tuppence.govern(plain, database_url=sqlite_url, redis_url="") as client:
+            client.messages.create(stream=True, **ASKED)
+            gc.collect()
+            for _ in range(100):
+                if books.holds == ["unresolved"]:
+                    break
+                time.sleep(0.02)
+    assert (books.calls, books.holds) == ([], ["unresolved"])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_middleware_that_raises_does_not_keep_the_hold(sqlite_url: str, *, streamed: bool) -> None:
+    """What came before it is booked, or left where nothing of it was read."""
+    app, books = FakeAnthropic(), Books(sqlite_url)
+
+    def failing(request: Any, call_next: Any) -> Any:
+        call_next(request)
+        raise ValueError("mine")
+
+    with serve(app) as base_url:
+        plain = anthropic.Anthropic(api_key="k", base_url=base_url, middleware=[failing])
+        client = tuppence.govern(plain, database_url=sqlite_url, redis_url="")
+        with client, pytest.raises(ValueError, match="mine"):
+            client.messages.create(stream=streamed, **ASKED)
+    assert books.holds == ["unresolved" if streamed else "settled"]
+
+
+def test_each_stream_that_a_middleware_asks_for_is_counted(sqlite_url: str) -> None:
+    """The first ends the hold, the second is booked beside it: budgets count both."""
+    app, books = FakeAnthropic(), Books(sqlite_url)
+    books.limit("team", "support", "1.00")
+
+    def twice(request: Any, call_next: Any) -> Any:
+        call_next(request).http_response.read()
+        return call_next(request)
+
+    with serve(app) as base_url:
+        plain = anthropic.Anthropic(api_key="k", base_url=base_url, middleware=[twice])
+        with tuppence.govern(plain, database_url=sqlite_url, redis_url="") as client:
+            with tuppence.scope(team="support"):
+                stream = client.messages.create(stream=True, **ASKED)
+            list(stream)
+    assert (books.calls, books.holds) == (billed(app), ["settled"])
+    ((_, cost),) = books.summary("team").values()
+    assert books.rows("SELECT used_normal_nanos FROM budget_counters") == [(cost,)]
 
 
 def test_attempts_of_the_package_are_one_call(world: SimpleNamespace) -> None:

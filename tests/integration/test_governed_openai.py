@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from copy import deepcopy
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ import tuppence
 from tests.integration.governed import HELLO, Books, billed, runners, unlike
 from tuppence.errors import BudgetExceeded
 from tuppence.testing.answers import Failure, Reset, text_answer, tool_answer
+from tuppence.testing.fake_anthropic import live
 from tuppence.testing.fake_openai import FakeOpenAI
 from tuppence.testing.serving import serve
 
@@ -140,6 +142,19 @@ def test_stream_is_settled_before_its_last_event(world: SimpleNamespace, kind: s
     assert (world.books.calls, world.books.holds) == (billed(world.app), ["settled"])
 
 
+WITHOUT_REASONING: dict[str, dict[str, Any]] = {
+    "chat": {"reasoning_effort": "none"},
+    "responses": {"reasoning": {"effort": "none"}},
+}
+
+
+def _kinds(client: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
+    return {
+        "chat": (client.chat.completions.create, CHAT),
+        "responses": (client.responses.create, RESPONSE),
+    }
+
+
 @pytest.mark.parametrize("kind", ["chat", "responses"])
 @pytest.mark.parametrize("events", [1, 3, 5])
 def test_cut_stream_is_settled_from_what_was_seen(
@@ -148,25 +163,68 @@ def test_cut_stream_is_settled_from_what_was_seen(
     """OpenAI tells no counts before the end: they are estimated, flagged, and booked once."""
     caller = world.client()
     world.app.script(text_answer("x" * 96, cut_after_events=events))
-    client = caller.client
-    method, asked = {
-        "chat": (client.chat.completions.create, CHAT),
-        "responses": (client.responses.create, RESPONSE),
-    }[kind]
+    method, asked = _kinds(caller.client)[kind]
     with pytest.raises(openai.APIConnectionError):
-        caller.events(caller.call(method, stream=True, **asked))
+        caller.events(caller.call(method, stream=True, **asked, **WITHOUT_REASONING[kind]))
     ((input_tokens, output_tokens, flagged),) = world.books.calls
     assert input_tokens > 0
-    assert (
-        output_tokens
-        == {"chat": {1: 0, 3: 12, 5: 24}, "responses": {1: 0, 3: 0, 5: 12}}[kind][events]
-    )
+    seen = {"chat": {1: 0, 3: 24, 5: 48}, "responses": {1: 0, 3: 0, 5: 24}}
+    assert output_tokens == seen[kind][events]
     assert flagged == 1
     assert world.books.holds == ["settled"]
 
 
+def test_estimate_of_chinese_is_not_too_low(world: SimpleNamespace) -> None:
+    """Of what is not ASCII each byte counts as a token; never more than the request allows."""
+    caller = world.client()
+    world.app.script(text_answer("短" * 12, output_tokens=14, cut_after_events=2))
+    method, asked = _kinds(caller.client)["chat"]
+    with pytest.raises(openai.APIConnectionError):
+        caller.events(caller.call(method, stream=True, **asked, **WITHOUT_REASONING["chat"]))
+    ((_, output_tokens, _),) = world.books.calls
+    assert world.app.book[0].usage.output_tokens <= output_tokens <= 64
+
+
+@pytest.mark.parametrize("kind", ["chat", "responses"])
+@pytest.mark.parametrize("events", [1, 5])
+def test_cut_stream_of_a_model_that_may_reason_counts_at_its_bound(
+    world: SimpleNamespace, kind: str, events: int
+) -> None:
+    """Reasoning is billed and not shown: what was seen says nothing of what it cost."""
+    caller = world.client()
+    world.app.script(text_answer("x" * 96, output_tokens=64, thinking_tokens=60))
+    method, asked = _kinds(caller.client)[kind]
+    stream = caller.call(method, stream=True, **asked)
+    numbers = count(1)
+    caller.events(stream, lambda _: next(numbers) == events)
+    assert (world.books.calls, world.books.holds) == ([], ["unresolved"])
+
+
+@pytest.mark.parametrize("more", [{"background": True}, {"tools": [{"type": "web_search"}]}])
+def test_stream_of_what_goes_on_without_it_counts_at_its_bound(
+    world: SimpleNamespace, more: dict[str, Any]
+) -> None:
+    """Who leaves a response in the background, or with tools of OpenAI's, does not end it."""
+    caller = world.client()
+    asked = {**RESPONSE, **WITHOUT_REASONING["responses"], **more}
+    stream = caller.call(caller.client.responses.create, stream=True, **asked)
+    caller.events(stream, lambda event: event.type == "response.output_text.delta")
+    assert (world.books.calls, world.books.holds) == ([], ["unresolved"])
+
+
+def test_chat_stream_left_at_its_finish_reason_is_booked_exactly(world: SimpleNamespace) -> None:
+    """The chunk with the reason waits for the counts, which come after it."""
+    caller = world.client()
+    world.app.script(text_answer("短" * 30, output_tokens=60, thinking_tokens=30))
+    stream = caller.call(caller.client.chat.completions.create, stream=True, **CHAT)
+    caller.events(stream, lambda chunk: chunk.choices[0].finish_reason is not None)
+    assert (world.books.calls, world.books.holds) == (billed(world.app), ["settled"])
+
+
 @pytest.mark.parametrize(
-    "step", [Failure(status=400), Failure(status=500), Reset()], ids=["400", "500", "reset"]
+    "step",
+    [Failure(status=400), Failure(status=409), Failure(status=429)],
+    ids=["400", "409", "429"],
 )
 def test_error_of_the_provider_releases_the_hold_and_passes_unchanged(
     world: SimpleNamespace, step: Any
@@ -177,6 +235,96 @@ def test_error_of_the_provider_releases_the_hold_and_passes_unchanged(
     with pytest.raises(openai.APIError):
         caller.call(caller.client.responses.create, **RESPONSE)
     assert (world.books.holds, world.books.calls) == (["released"], [])
+
+
+@pytest.mark.parametrize(
+    "step",
+    [*(Failure(status=status) for status in (408, 500, 502, 504)), Reset(text_answer("made"))],
+    ids=["408", "500", "502", "504", "reset"],
+)
+def test_failure_that_may_be_billed_counts_at_its_bound(world: SimpleNamespace, step: Any) -> None:
+    """A connection that breaks after sending, or a proxy that gave up, says nothing of the bill."""
+    caller = world.client()
+    world.app.script(step)
+    with pytest.raises(openai.APIError):
+        caller.call(caller.client.responses.create, **RESPONSE)
+    assert (world.books.holds, world.books.calls) == (["unresolved"], [])
+
+
+def _chunk(**more: Any) -> bytes:
+    return b"data: %s\n\n" % json.dumps({"id": "c1", "model": MODEL, **more}).encode()
+
+
+def _usage(output_tokens: int) -> dict[str, int]:
+    return {"prompt_tokens": 100, "completion_tokens": output_tokens}
+
+
+def _choice(finish_reason: str | None = None) -> list[dict[str, Any]]:
+    return [{"index": 0, "delta": {"content": "w"}, "finish_reason": finish_reason}]
+
+
+DONE = b"data: [DONE]\n\n"
+COUNTING = [_chunk(choices=_choice(), usage=_usage(number)) for number in range(1, 50)]
+ODD = {
+    "texts": {"choices": ["x"]},
+    "number": {"choices": 5},
+    "usage": {"choices": [], "usage": "many"},
+    "model": {"choices": [], "model": ["m"], "usage": _usage(1)},
+    "long": {"choices": [], "model": "m" * 300, "usage": _usage(1)},
+    "nul": {"choices": [], "model": "a\x00", "usage": _usage(1)},
+}
+
+
+def _chat_of(sqlite_url: str, *events: bytes) -> int:
+    """Return how many chunks a governed client gives of a stream."""
+    with serve(Canned(*events)) as base_url:
+        plain = openai.OpenAI(api_key="k", base_url=f"{base_url}/v1", max_retries=0)
+        with tuppence.govern(plain, database_url=sqlite_url, redis_url="") as client:
+            return len(list(client.chat.completions.create(stream=True, **CHAT)))
+
+
+class Canned:
+    """Answers every request with the same events."""
+
+    def __init__(self, *events: bytes) -> None:
+        self._events = events
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request (ASGI)."""
+        if scope["type"] == "lifespan":
+            await live(receive, send)
+            return
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [_chunk(choices=[], usage=_usage(50)), DONE],
+        [_chunk(choices=_choice("stop"), usage=_usage(50)), DONE],
+        [_chunk(choices=_choice("stop"), usage=_usage(50))],
+    ],
+    ids=["of its own", "with the reason", "without an end"],
+)
+def test_usage_with_every_chunk_counts_at_its_latest(sqlite_url: str, end: list[bytes]) -> None:
+    """Some servers count as they go (vLLM, xAI): the last of it is what is billed."""
+    _chat_of(sqlite_url, *COUNTING, *end)
+    books = Books(sqlite_url)
+    assert (books.calls, books.holds) == ([(100, 50, 0)], ["settled"])
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_stream_that_cannot_be_read_counts_at_its_bound(
+    sqlite_url: str, odd: dict[str, Any]
+) -> None:
+    """What the plain client hands on, the governed one does, too."""
+    _chat_of(sqlite_url, _chunk(**odd), DONE)
+    books = Books(sqlite_url)
+    assert (books.calls, books.holds) == ([], ["unresolved"])
 
 
 def test_attempts_of_the_package_are_one_call(world: SimpleNamespace) -> None:
@@ -313,3 +461,29 @@ def test_batch_is_booked_when_its_results_are_read_once(world: SimpleNamespace) 
     assert sorted(world.books.calls) == [(50, 0, 0), (100, 10, 0)]
     cost = (100 * 2_000 + 10 * 10_000 + 50 * 20) // 2
     assert world.books.summary("team") == {"support": (2, cost)}
+
+
+def test_line_of_a_batch_that_cannot_be_read_is_told_of(
+    world: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are booked; who reads the log knows which one is not."""
+    caller = world.client()
+    odd = {"odd": {"prompt_tokens_details": {"cached_tokens": 101}}, "a": {}, "b": {}}
+    rows = [
+        {
+            "custom_id": key,
+            "response": {
+                "body": {
+                    "id": key,
+                    "model": "m" * 300 if key == "a" else MODEL,
+                    "usage": {**_usage(10), **more},
+                }
+            },
+        }
+        for key, more in odd.items()
+    ]
+    world.app.files["out"] = b"\n".join(json.dumps(row).encode() for row in rows)
+    caller.call(caller.client.files.content, file_id="out")
+    assert world.books.calls == [(100, 10, 0)]
+    told = [one.getMessage() for one in caplog.records if "not booked" in one.getMessage()]
+    assert ['"custom_id": "odd"' in told[0], "batch result a" in told[1]] == [True, True]

@@ -6,9 +6,10 @@ They are billed at the terms of batches, whatever their own usage says.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +19,15 @@ from tuppence.core.usage import MeteredPart, MeteredResponse
 from tuppence.errors import InvalidInput
 from tuppence.governing.governor import AsyncGovernor, Governor
 from tuppence.providers import read_response
+
+LONGEST_LINE_BYTES = 64 * 1024 * 1024
+"""Of an answer with pictures; a longer line is not read."""
+MOST_AT_ONCE = 200
+"""Answers that are booked in one transaction: other calls wait for no more than that."""
+PIECE_BYTES = 256 * 1024
+"""Of a whole file that is read at once; so little keeps no other thread from running."""
+
+_logger = logging.getLogger(__name__)
 
 _RESULTS = (
     (re.compile(r"/messages/batches/[^/]+/results/?$"), "anthropic"),
@@ -34,21 +44,50 @@ def results_provider(method: str, path: str) -> str | None:
 
 
 class ResultLines:
-    """The lines of results as they pass."""
+    """The lines of results as they pass. What does not begin as JSON is no results, and ignored."""
 
     def __init__(self, provider: str) -> None:
         self._provider = provider
-        self._rest = b""
+        self._parts: list[bytes] = []
+        """Of a line that has not come to its end."""
+        self._size_bytes = 0
+        self._is_results: bool | None = None
+        """None: not known yet."""
 
     def feed(self, piece: bytes) -> list[MeteredResponse]:
         """Return the answers whose lines a piece completes."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
+        if self._is_results is None and piece.strip():
+            self._is_results = piece.lstrip().startswith(b"{")
+        if not self._is_results:
+            return []
+        first, *others = piece.split(b"\n")
+        if not others:
+            self._keep(first)
+            return []
+        self._keep(first)
+        lines = [self._line(), *others[:-1]]
+        self._keep(others[-1])
         return self._read(lines)
 
     def rest(self) -> list[MeteredResponse]:
         """Return the answer of a last line without an end."""
-        lines, self._rest = [self._rest], b""
-        return self._read(lines)
+        return self._read([self._line()])
+
+    def _keep(self, part: bytes) -> None:
+        self._size_bytes += len(part)
+        if self._size_bytes > LONGEST_LINE_BYTES:
+            self._parts.clear()
+        elif part:
+            self._parts.append(part)
+
+    def _line(self) -> bytes:
+        """Return the line that was kept, empty where it is too long."""
+        if self._size_bytes > LONGEST_LINE_BYTES:
+            _logger.warning(_TOO_LONG, self._size_bytes, LONGEST_LINE_BYTES)
+        line = b"".join(self._parts)
+        self._parts.clear()
+        self._size_bytes = 0
+        return line
 
     def _read(self, lines: list[bytes]) -> list[MeteredResponse]:
         found = (metered_of_line(line, self._provider) for line in lines)
@@ -56,19 +95,35 @@ class ResultLines:
 
 
 def metered_of_line(line: bytes, provider: str) -> MeteredResponse | None:
-    """Return what the answer in a line used; None for an error, or what is no result."""
+    """Return what the answer in a line used; None for an error, or what is no result.
+
+    What is a result and cannot be read is told to the log.
+    """
     if not line.strip():
         return None
-    with suppress(InvalidInput, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    try:
         row = msgspec.json.decode(line)
         answer = _answer_of(row)
-        if answer is not None:
-            metered = read_response(answer, provider)
-            parts = tuple(map(_at_batch_terms, metered.parts))
-            return replace(
-                metered, response_id=metered.response_id or str(row.get("id") or ""), parts=parts
-            )
+        return None if answer is None else _metered(row, answer, provider)
+    except (InvalidInput, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if _MARK in line:
+            _logger.warning(_UNREADABLE, line[:_SHOWN_BYTES].decode(errors="replace"), error)
     return None
+
+
+_MARK = b'"custom_id"'
+_SHOWN_BYTES = 120
+"""Of a line that cannot be read: its ids, and no text of the answer."""
+_UNREADABLE = "a batch result is not booked, its usage cannot be read (%s): %s"
+_TOO_LONG = "a batch result of %d bytes is not booked: lines of up to %d are read"
+_NOT_BOOKED = "the batch result %s is not booked: %s"
+
+
+def _metered(row: Mapping[str, Any], answer: Mapping[str, Any], provider: str) -> MeteredResponse:
+    metered = read_response(answer, provider)
+    parts = tuple(map(_at_batch_terms, metered.parts))
+    response_id = metered.response_id or str(row.get("id") or "")
+    return replace(metered, response_id=response_id, parts=parts)
 
 
 def _answer_of(row: object) -> Mapping[str, Any] | None:
@@ -87,6 +142,48 @@ def _at_batch_terms(part: MeteredPart) -> MeteredPart:
     return replace(part, terms=part.terms._replace(processing="batch"))
 
 
+def book_results(governor: Governor, answers: Sequence[MeteredResponse], provider: str) -> None:
+    """Book answers, a few at once; one that cannot be booked does not keep the others from it.
+
+    Raises DatabaseUnreachable.
+    """
+    for some in _portions(answers):
+        try:
+            governor.book_answers(some, provider)
+        except InvalidInput as error:
+            if len(some) == 1:
+                _logger.warning(_NOT_BOOKED, some[0].response_id, error)
+                continue
+            for one in some:
+                book_results(governor, [one], provider)
+
+
+async def book_results_async(
+    governor: AsyncGovernor, answers: Sequence[MeteredResponse], provider: str
+) -> None:
+    """Do the same from a coroutine."""
+    for some in _portions(answers):
+        try:
+            await governor.book_answers(some, provider)
+        except InvalidInput as error:
+            if len(some) == 1:
+                _logger.warning(_NOT_BOOKED, some[0].response_id, error)
+                continue
+            for one in some:
+                await book_results_async(governor, [one], provider)
+
+
+def pieces_of(content: bytes) -> Iterator[bytes]:
+    """Yield a file that is there as a whole in pieces."""
+    for start in range(0, len(content), PIECE_BYTES):
+        yield content[start : start + PIECE_BYTES]
+
+
+def _portions(answers: Sequence[MeteredResponse]) -> Iterator[Sequence[MeteredResponse]]:
+    for start in range(0, len(answers), MOST_AT_ONCE):
+        yield answers[start : start + MOST_AT_ONCE]
+
+
 class BookedResults:
     """The bytes of results; each line is handed on when its answer is booked."""
 
@@ -98,16 +195,16 @@ class BookedResults:
     def __iter__(self) -> Iterator[bytes]:
         lines = ResultLines(self._provider)
         for piece in self._source:
-            self._governor.book_answers(lines.feed(piece), self._provider)
+            book_results(self._governor, lines.feed(piece), self._provider)
             yield piece
-        self._governor.book_answers(lines.rest(), self._provider)
+        book_results(self._governor, lines.rest(), self._provider)
 
     def finish(self) -> None:
         """Do nothing: what was handed on is booked."""
 
 
 class AsyncBookedResults:
-    """The same for asyncio."""
+    """The same for asyncio; lines are read in a thread, so as not to stop the loop."""
 
     def __init__(
         self, governor: AsyncGovernor, provider: str, source: AsyncIterator[bytes]
@@ -119,9 +216,12 @@ class AsyncBookedResults:
     async def __aiter__(self) -> AsyncIterator[bytes]:
         lines = ResultLines(self._provider)
         async for piece in self._source:
-            await self._governor.book_answers(lines.feed(piece), self._provider)
+            await self._book(await asyncio.to_thread(lines.feed, piece))
             yield piece
-        await self._governor.book_answers(lines.rest(), self._provider)
+        await self._book(await asyncio.to_thread(lines.rest))
+
+    async def _book(self, answers: Sequence[MeteredResponse]) -> None:
+        await book_results_async(self._governor, answers, self._provider)
 
     async def finish(self) -> None:
         """See BookedResults.finish."""

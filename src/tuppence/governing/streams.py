@@ -7,31 +7,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from tuppence.core.usage import MeteredPart, MeteredResponse, Usage
+from tuppence.errors import InvalidUsage
 from tuppence.providers import anthropic_stream, openai
-from tuppence.providers.counts import mapping_at
+from tuppence.providers.counts import mapping_at, mappings_at, text_at
 
 BYTES_PER_TOKEN = 4
 """Of text whose tokens nobody counted, about."""
-_END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_DATA = re.compile(rb"^data:[ ]?(.*?)\r?$", re.MULTILINE)
+LEAST_BYTES_PER_TOKEN = 2
+"""Of ASCII text: prose has twice as many, dense code and JSON about 3. Of other text: 1."""
+_END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
+_DATA = re.compile(rb"(?:^|[\r\n])data:[ ]?([^\r\n]*)")
 _DONE = b"[DONE]"
 
 
-class Estimate(Protocol):
+class Estimate(NamedTuple):
     """What is known of a request where its stream tells no counts."""
 
-    @property
-    def model(self) -> str:
-        """The model that was asked."""
-
-    @property
-    def input_tokens(self) -> int:
-        """About how many tokens were sent."""
+    model: str
+    """The model that was asked."""
+    input_tokens: int
+    """How many tokens were sent, rather too many than too few."""
+    most_output_tokens: int
+    """How many the request allows."""
+    hides_output: bool
+    """Whether the provider may bill output that the stream does not show."""
 
 
 class StreamMeter(Protocol):
@@ -40,14 +44,24 @@ class StreamMeter(Protocol):
     is_complete: bool
     """Whether everything that there is to know has been seen."""
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the answer is whole and nothing but its counts is still to come."""
+
     def add(self, event: Mapping[str, Any]) -> None:
-        """Take in the data of an event."""
+        """Take in the data of an event; raise InvalidUsage for what cannot be read."""
+
+    def end(self) -> None:
+        """Take in that nothing more will come."""
 
     def is_extra(self, event: Mapping[str, Any]) -> bool:
         """Tell whether an event only carries the usage of a whole stream."""
 
-    def metered(self, estimate: Estimate) -> MeteredResponse:
-        """Return what was used so far; flagged, with estimates, where that is not complete."""
+    def metered(self, estimate: Estimate) -> MeteredResponse | None:
+        """Return what was used so far; flagged, with estimates, where that is not complete.
+
+        None where it may be any amount: nothing came, or more is billed than is shown.
+        """
 
 
 class EventCutter:
@@ -85,42 +99,54 @@ def data_of(event: bytes) -> Mapping[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
+def is_done(event: bytes) -> bool:
+    """Tell whether an event says that nothing more will come, as OpenAI's streams do."""
+    return _DATA.findall(event) == [_DONE]
+
+
 class MessagesMeter:
     """A stream of the Messages API."""
+
+    is_ending = False
+    """Its counts come before the event that ends it."""
 
     def __init__(self) -> None:
         self.is_complete = False
         self._usage = anthropic_stream.StreamedUsage()
-        self._has_begun = False
-        self._output_bytes = 0
+        self._has_begun = self._hides_output = False
+        self._output_tokens = 0
 
     def add(self, event: Mapping[str, Any]) -> None:
         """See StreamMeter.add."""
         kind = event.get("type")
         if kind == "content_block_delta":
-            self._output_bytes += text_bytes(event.get("delta"))
+            self._output_tokens += most_tokens(event.get("delta"))
             return
+        if kind == "content_block_start":
+            block = mapping_at(event, "content_block")
+            self._hides_output = self._hides_output or block.get("type") not in _SHOWN_BLOCKS
         self._usage.add(event)
         self._has_begun = self._has_begun or kind == "message_start"
         self.is_complete = self.is_complete or (kind == "message_stop" and self._has_begun)
+
+    def end(self) -> None:
+        """See StreamMeter.end: what tells the counts has come, or does not come."""
 
     def is_extra(self, event: Mapping[str, Any]) -> bool:
         """See StreamMeter.is_extra."""
         del event
         return False
 
-    def metered(self, estimate: Estimate) -> MeteredResponse:
+    def metered(self, estimate: Estimate) -> MeteredResponse | None:
         """See StreamMeter.metered."""
         if not self._has_begun:
-            return estimated(None, estimate.model, estimate, self._output_bytes)
+            return None
         counted = self._usage.response()
         if counted.output_complete:
             return counted
-        first, *others = counted.parts
-        output = max(first.usage.output_tokens, tokens_of_bytes(self._output_bytes))
-        usage = msgspec.structs.replace(first.usage, output_tokens=output)
-        parts = (msgspec.structs.replace(first, usage=usage), *others)
-        return MeteredResponse(counted.response_id, parts, output_complete=False)
+        if self._hides_output or estimate.hides_output:
+            return None
+        return _with_output(counted, min(self._output_tokens, estimate.most_output_tokens))
 
 
 class _OpenAIMeter:
@@ -130,46 +156,95 @@ class _OpenAIMeter:
         self.is_complete = False
         self._id = self._model = ""
         self._last: Mapping[str, Any] = {}
-        """What carries the usage of the whole stream."""
-        self._output_bytes = 0
+        """What carries the latest usage of the whole stream."""
+        self._has_begun = self._hides_output = False
+        self._output_tokens = 0
 
-    def metered(self, estimate: Estimate) -> MeteredResponse:
+    def metered(self, estimate: Estimate) -> MeteredResponse | None:
         """See StreamMeter.metered."""
-        if self.is_complete:
-            return openai.read_response(self._last)
-        model = self._model or estimate.model
-        return estimated(self._id or None, model, estimate, self._output_bytes)
+        if self._last:
+            counted = openai.read_response(self._last)
+            if self.is_complete:
+                return msgspec.structs.replace(counted, output_complete=True)
+            return _with_output(counted, 0)
+        if not self._has_begun or self._hides_output or estimate.hides_output:
+            return None
+        usage = Usage(
+            input_tokens=estimate.input_tokens,
+            output_tokens=min(self._output_tokens, estimate.most_output_tokens),
+        )
+        parts = (MeteredPart(self._model or estimate.model, usage),)
+        return MeteredResponse(self._id or None, parts, output_complete=False)
+
+    def _begin(self, about: Mapping[str, Any]) -> None:
+        self._has_begun = True
+        self._id = self._id or text_at(about, "id")
+        self._model = self._model or text_at(about, "model")
 
 
 class ChatMeter(_OpenAIMeter):
-    """A stream of chat completions; its last chunk has the usage and no choices."""
+    """A stream of chat completions; its last chunk has the usage and no choices.
+
+    Some servers send the usage so far with every chunk: the latest counts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[object] = set()
+        self._finished: set[object] = set()
+
+    @property
+    def is_ending(self) -> bool:
+        """See StreamMeter.is_ending: every choice that began has its reason to finish."""
+        return bool(self._seen) and self._seen == self._finished
 
     def add(self, event: Mapping[str, Any]) -> None:
         """See StreamMeter.add."""
-        self._id = self._id or str(event.get("id") or "")
-        self._model = self._model or str(event.get("model") or "")
-        for choice in event.get("choices") or ():
-            self._output_bytes += text_bytes(choice.get("delta"))
-        if event.get("usage"):
-            self._last, self.is_complete = event, True
+        self._begin(event)
+        choices = mappings_at(event, "choices")
+        for choice in choices:
+            self._output_tokens += most_tokens(choice.get("delta"))
+            index = str(choice.get("index"))
+            self._seen.add(index)
+            if choice.get("finish_reason") is not None:
+                self._finished.add(index)
+        if mapping_at(event, "usage"):
+            self._last = event
+            self.is_complete = not choices and (self.is_ending or not self._seen)
+
+    def end(self) -> None:
+        """See StreamMeter.end: the latest counts are those of the whole answer."""
+        self.is_complete = bool(self._last)
 
     def is_extra(self, event: Mapping[str, Any]) -> bool:
         """See StreamMeter.is_extra."""
-        return bool(event.get("usage")) and not event.get("choices")
+        return isinstance(event.get("usage"), Mapping) and event.get("choices") in ([], None)
 
 
 class ResponsesMeter(_OpenAIMeter):
     """A stream of the Responses API; the event that ends it has the whole response."""
 
+    is_ending = False
+    """The event that ends it has the counts."""
+
     def add(self, event: Mapping[str, Any]) -> None:
         """See StreamMeter.add."""
         response = mapping_at(event, "response")
-        self._id = self._id or str(response.get("id") or "")
-        self._model = self._model or str(response.get("model") or "")
-        if str(event.get("type", "")).endswith(".delta"):
-            self._output_bytes += text_bytes(event.get("delta"))
-        if response.get("usage"):
-            self._last, self.is_complete = event, True
+        self._begin(response)
+        kind = str(event.get("type", ""))
+        if kind.endswith(".delta"):
+            self._output_tokens += most_tokens(event.get("delta"))
+        if kind == "response.output_item.added":
+            item = mapping_at(event, "item")
+            self._hides_output = self._hides_output or item.get("type") not in _SHOWN_ITEMS
+        if kind in _FAILURES:  # nobody tells whether what came before it is billed
+            self._hides_output = True
+        if mapping_at(response, "usage"):
+            self._last = event
+            self.is_complete = response.get("status") not in openai.UNFINISHED_STATUSES
+
+    def end(self) -> None:
+        """See StreamMeter.end: what tells the counts has come, or does not come."""
 
     def is_extra(self, event: Mapping[str, Any]) -> bool:
         """See StreamMeter.is_extra."""
@@ -177,28 +252,47 @@ class ResponsesMeter(_OpenAIMeter):
         return False
 
 
-def estimated(
-    response_id: str | None, model: str, estimate: Estimate, output_bytes: int
-) -> MeteredResponse:
-    """Return a guess at what a stream used that told no counts, flagged as such."""
-    usage = Usage(input_tokens=estimate.input_tokens, output_tokens=tokens_of_bytes(output_bytes))
-    return MeteredResponse(response_id, (MeteredPart(model, usage),), output_complete=False)
-
-
 def tokens_of_bytes(size_bytes: int) -> int:
     """Return about how many tokens some text has."""
     return -(-size_bytes // BYTES_PER_TOKEN)
 
 
-def text_bytes(part: object) -> int:
-    """Return how many bytes the texts of a part have, at whatever depth; names do not count."""
+def most_tokens(part: object) -> int:
+    """Return how many tokens the texts of a part have, rather too many than too few.
+
+    Texts count at whatever depth, names do not. Raises InvalidUsage for what is too deep.
+    """
+    try:
+        return _most_tokens(part)
+    except RecursionError:
+        raise InvalidUsage(
+            "is nested too deeply", field="delta", value=None, remedy="count its text yourself"
+        ) from None
+
+
+def _most_tokens(part: object) -> int:
     if isinstance(part, str):
-        return len(part.encode(errors="replace"))
+        size_bytes = len(part.encode(errors="replace"))
+        ascii_bytes = len(part.encode("ascii", errors="ignore"))
+        return size_bytes - ascii_bytes + -(-ascii_bytes // LEAST_BYTES_PER_TOKEN)
     if isinstance(part, Mapping):
-        return sum(text_bytes(value) for key, value in part.items() if key not in _NO_TEXT)
+        return sum(_most_tokens(value) for key, value in part.items() if key not in _NO_TEXT)
     if isinstance(part, list):
-        return sum(map(text_bytes, part))
+        return sum(map(_most_tokens, part))
     return 0
 
 
+def _with_output(counted: MeteredResponse, output_tokens: int) -> MeteredResponse:
+    """Return counts of an answer that is not whole, with so much output at the least."""
+    first, *others = counted.parts
+    output = max(first.usage.output_tokens, output_tokens)
+    usage = msgspec.structs.replace(first.usage, output_tokens=output)
+    parts = (msgspec.structs.replace(first, usage=usage), *others)
+    return MeteredResponse(counted.response_id, parts, output_complete=False)
+
+
 _NO_TEXT = frozenset({"type", "role", "id", "index", "signature"})
+_SHOWN_BLOCKS = frozenset({"text", "tool_use"})
+"""What is billed as the text that comes; others hide thinking, or what a tool costs."""
+_SHOWN_ITEMS = frozenset({"message", "function_call", "custom_tool_call"})
+_FAILURES = frozenset({"response.failed", "error"})
