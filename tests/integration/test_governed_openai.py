@@ -307,8 +307,9 @@ class Canned:
         [_chunk(choices=[], usage=_usage(50)), DONE],
         [_chunk(choices=_choice("stop"), usage=_usage(50)), DONE],
         [_chunk(choices=_choice("stop"), usage=_usage(50))],
+        [_chunk(choices=_choice("stop"), usage=_usage(50))[:-2]],
     ],
-    ids=["of its own", "with the reason", "without an end"],
+    ids=["of its own", "with the reason", "without an end", "in an event without an end"],
 )
 def test_usage_with_every_chunk_counts_at_its_latest(sqlite_url: str, end: list[bytes]) -> None:
     """Some servers count as they go (vLLM, xAI): the last of it is what is billed."""
