@@ -346,8 +346,21 @@ def test_error_of_the_provider_passes_unchanged_and_releases(world: World, step:
     assert (world.books.holds, world.books.calls) == (["released"], [])
 
 
+@pytest.mark.parametrize("status", [408, 502, 504])
+def test_failure_that_may_be_billed_stays_unresolved(world: World, status: int) -> None:
+    """Where somebody gave up waiting, an answer may have been made: the hold counts until told."""
+    _, text = world.key()
+    world.anthropic.script(Failure(status=status))
+    with world.serve() as base_url:
+        client = _claude(base_url, text, max_retries=0)
+        with client, pytest.raises(anthropic.APIStatusError) as refused:
+            client.messages.create(**ASKED)
+    assert refused.value.status_code == status
+    assert (world.books.holds, world.books.calls) == (["unresolved"], [])
+
+
 def test_provider_that_is_down_is_a_502_in_its_shape(world: World) -> None:
-    """Broken and refused connections release the hold; the SDKs can read what happened."""
+    """No connection: released. A broken one: unresolved, it may be billed. Both can be read."""
     _, text = world.key()
     world.anthropic.script(Reset())
     with socket.socket() as taken:
@@ -365,7 +378,7 @@ def test_provider_that_is_down_is_a_502_in_its_shape(world: World) -> None:
     assert (broken.value.status_code, refused.value.status_code) == (502, 502)
     assert broken.value.body["error"]["type"] == "api_error"
     assert refused.value.code == "provider_unreachable"
-    assert (world.books.holds, world.books.calls) == (["released"] * 2, [])
+    assert (world.books.holds, world.books.calls) == (["unresolved", "released"], [])
 
 
 def test_cut_stream_is_cut_for_the_client_too_and_booked(world: World) -> None:

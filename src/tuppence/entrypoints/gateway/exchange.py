@@ -24,13 +24,14 @@ from tuppence.entrypoints.gateway.replies import (
 )
 from tuppence.entrypoints.gateway.upstream import Upstream, UpstreamDown, answer_headers
 from tuppence.errors import LedgerError
+from tuppence.governing.attempts import may_be_billed
 from tuppence.governing.endpoints import Endpoint
 from tuppence.governing.governor import AsyncGovernor, GovernedCall
 from tuppence.governing.metering import AsyncMeteredStream, read_body, settle_async
 from tuppence.governing.steps import AUTO
 
 _FIRST_ERROR = 300
-"""From this status on nothing is billed."""
+"""From this status on there is no answer of the model."""
 _SAFE = "-._~/:@"
 
 
@@ -85,7 +86,8 @@ class Exchanges:
             async with self._upstream.answer(provider, connection, body) as response:
                 if response.status >= _FIRST_ERROR:
                     whole = await response.read()
-                    await ending.release()
+                    if not may_be_billed(provider, response.status):
+                        await ending.release()
                     await connection.reply(_reply(response, whole, self._told(call)))
                 elif response.content_type == "text/event-stream":
                     await self._stream(provider, connection, response, ending)

@@ -143,7 +143,9 @@ def _down(provider: Provider, error: Exception) -> UpstreamDown:
         return UpstreamDown(504, f"{provider} cannot be reached in time", may_be_billed=False)
     if isinstance(error, TimeoutError):
         return UpstreamDown(504, f"{provider} did not answer in time", may_be_billed=True)
-    return UpstreamDown(502, f"{provider} cannot be reached", may_be_billed=False)
+    never_sent = isinstance(error, aiohttp.ClientConnectorError)
+    problem = "cannot be reached" if never_sent else "broke the connection off"
+    return UpstreamDown(502, f"{provider} {problem}", may_be_billed=not never_sent)
 
 
 def _root(url: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar, Unpack
 import msgspec
 
 from tuppence.errors import InvalidInput, InvalidRequest
+from tuppence.governing.attempts import may_be_billed
 from tuppence.governing.batches import results_provider
 from tuppence.governing.clients.exchanges import (
     AsyncExchange,
@@ -36,15 +37,6 @@ _CLIENTS = ("Anthropic", "AsyncAnthropic", "OpenAI", "AsyncOpenAI")
 _SENDING = {"anthropic": "_request", "openai": "request"}
 """The method of each package that makes the attempts of one request."""
 _NEVER_CONNECTED = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
-_FAILED = 500
-_GAVE_UP = frozenset({408, 499})
-"""Statuses below 500 of those who did not wait for an answer that may have been made."""
-_FREE_FAILURES: Mapping[str, frozenset[int]] = {
-    "anthropic": frozenset({500, 529}),
-    "openai": frozenset({529}),
-}
-"""Statuses from 500 on that say that there is no answer. OpenAI promises nowhere that a failure is
-free; behind a proxy (502, 504) an answer may have been made."""
 _current: ContextVar[Any] = ContextVar("tuppence_exchange", default=None)
 """The exchange whose answer the package is about to process, in this thread or task."""
 
@@ -184,9 +176,7 @@ def _batch_of(options: Any) -> _Batch | None:
 def _may_be_billed(response: Any, error: BaseException | None, package: ModuleType) -> bool:
     """Tell of an attempt without an answer of the model whether there may have been one."""
     if response is not None:
-        status = response.status_code
-        failed = status >= _FAILED and status not in _FREE_FAILURES[package.__name__]
-        return failed or status in _GAVE_UP
+        return may_be_billed(package.__name__, response.status_code)
     while error is not None:
         if type(error).__name__ in _NEVER_CONNECTED:
             return False
