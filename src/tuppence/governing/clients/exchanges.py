@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from tuppence.budget.holds import AsyncHold, Hold
+from tuppence.governing.attempts import may_be_billed
 from tuppence.governing.batches import AsyncBookedResults, BookedResults, pieces_of
 from tuppence.governing.governor import AsyncGovernor, GovernedCall, Governor
 from tuppence.governing.metering import (
@@ -30,9 +31,6 @@ Fate = Literal["unsent", "unknown"]
 """Of a call without an answer: nothing was billed, or nobody can tell."""
 
 _NEVER_SENT = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol"})
-_MAY_BE_BILLED = frozenset({408, 499})
-"""Of the statuses below 500: the provider gave up waiting, perhaps for its own model."""
-_OVERLOADED = 529
 _FAILED = 500
 
 
@@ -185,7 +183,7 @@ def fate_of(error: BaseException, package: ModuleType) -> Fate:
         if not isinstance(one, Exception):
             return "unknown"
         if isinstance(one, package.APIStatusError):
-            return "unsent" if _is_refused(one) else "unknown"
+            return "unsent" if _is_refused(one, package.__name__) else "unknown"
         if isinstance(one, package.APIConnectionError) or _is_of_transport(one):
             return "unsent" if _never_sent(one) else "unknown"
     return "unsent"
@@ -200,16 +198,16 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def _is_refused(error: Any) -> bool:
+def _is_refused(error: Any, provider: str) -> bool:
     """Tell whether a status says that no answer was made.
 
-    An error inside the provider (500) is free at Anthropic when Anthropic itself says so; of other
-    failures nobody promises that, and behind a proxy (502, 504) the answer may have been made.
+    An error inside the provider (500) only where it says so itself: behind a proxy an answer may
+    have been made.
     """
-    status = error.status_code
-    if status == _FAILED:
-        return isinstance(error.body, dict) and error.body.get("type") == "error"
-    return status == _OVERLOADED or (status < _FAILED and status not in _MAY_BE_BILLED)
+    if may_be_billed(provider, error.status_code):
+        return False
+    is_its_own = isinstance(error.body, dict) and error.body.get("type") == "error"
+    return is_its_own or error.status_code != _FAILED
 
 
 def _is_of_transport(error: BaseException) -> bool:
