@@ -53,8 +53,8 @@ train-router: $(VENV)/installed-test ## Train the router that ships; DATA=direct
 lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml and peers.in
 	@$(INSTALL) $(UV)
 	@echo "Resolving"
-	@$(LOCK) pyproject.toml --extra check --group build --output-file requirements/demo.txt
-	@$(LOCK) pyproject.toml --extra check --group build --group test --group lint --group translate \
+	@$(LOCK) pyproject.toml --extra check --extra gateway --group build --output-file requirements/demo.txt
+	@$(LOCK) pyproject.toml --extra check --extra gateway --group build --group test --group lint --group translate \
 		--constraints requirements/demo.txt --output-file requirements/test.txt
 	@$(LOCK) requirements/peers.in --output-file requirements/peers.txt
 
