@@ -22,9 +22,6 @@ from tuppence.testing.answers import Gate, text_answer
 from tuppence.testing.fake_anthropic import FakeAnthropic
 from tuppence.testing.serving import serve
 
-pytest.importorskip("aiohttp")
-pytest.importorskip("httptools")
-
 PATIENCE_SECONDS = 20.0
 ASKED: dict[str, Any] = {"model": MODEL, "max_tokens": 64, "messages": HELLO}
 

@@ -18,12 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.governed import HELLO, MODEL, billed
-
-pytest.importorskip("aiohttp")
-pytest.importorskip("httptools")
-
 from tests.integration.gateways import PROVIDER_KEY, SECRET, World, raw_request
+from tests.integration.governed import HELLO, MODEL, billed
 from tuppence.entrypoints.gateway.upstream import Place
 from tuppence.testing.answers import Failure, Gate, Reset, text_answer
 from tuppence.testing.serving import serve

@@ -8,13 +8,9 @@ from typing import Any
 import anthropic
 import pytest
 
+from tests.integration.gateways import SECRET, World
 from tests.integration.governed import HELLO, MODEL, billed
 from tests.postgresql import PostgresqlServer
-
-pytest.importorskip("aiohttp")
-pytest.importorskip("httptools")
-
-from tests.integration.gateways import SECRET, World
 from tuppence.testing.answers import Gate, text_answer
 
 ASKED: dict[str, Any] = {"model": MODEL, "max_tokens": 64, "messages": HELLO}
