@@ -71,7 +71,9 @@ def test_serve_says_where_and_stops_on_ctrl_c(tmp_path: Path, sqlite_url: str) -
         with anthropic.Anthropic(base_url=_url(line), api_key=key) as client:
             client.messages.create(**ASKED)
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=PATIENCE_SECONDS)
+        process.wait(timeout=PATIENCE_SECONDS)
+        # Not communicate(): it does not see what came with the first line and was read along.
+        rest, errors = process.stdout.read(), process.stderr.read()
     assert f"ANTHROPIC_BASE_URL={_url(line)} ANTHROPIC_API_KEY=tpc-... claude" in rest
     assert (process.returncode, errors) == (0, "")
     assert books.calls == billed(app)
