@@ -7,7 +7,6 @@ from contextlib import aclosing, suppress
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 
 from tuppence.budget.holds import AsyncHold
@@ -22,7 +21,8 @@ from tuppence.entrypoints.gateway.replies import (
     Reply,
     refusal_of,
 )
-from tuppence.entrypoints.gateway.upstream import Upstream, UpstreamDown, answer_headers
+from tuppence.entrypoints.gateway.transport import Response, UpstreamDown
+from tuppence.entrypoints.gateway.upstream import Upstream, answer_headers
 from tuppence.errors import LedgerError
 from tuppence.governing.attempts import may_be_billed
 from tuppence.governing.endpoints import Endpoint
@@ -100,9 +100,7 @@ class Exchanges:
         finally:
             await ending.leave()
 
-    async def _whole(
-        self, connection: Connection, response: aiohttp.ClientResponse, ending: _Ending
-    ) -> None:
+    async def _whole(self, connection: Connection, response: Response, ending: _Ending) -> None:
         call = ending.call
         whole = await response.read()
         metered = read_body(call.prepared, whole)
@@ -117,12 +115,12 @@ class Exchanges:
         self,
         provider: Provider,
         connection: Connection,
-        response: aiohttp.ClientResponse,
+        response: Response,
         ending: _Ending,
     ) -> None:
         """Hand on the events of a stream; the last ones wait for the booking."""
         call = ending.call
-        stream = AsyncMeteredStream(self._governor, call, response.content.iter_any())
+        stream = AsyncMeteredStream(self._governor, call, response.pieces())
         ending.is_over = True  # from here on the stream settles, however it ends
         try:
             # Its length may change: the usage that was asked for on the caller's behalf is cut out.
@@ -192,7 +190,7 @@ def _parsed(body: bytes) -> Mapping[str, Any]:
     return request
 
 
-def _reply(response: aiohttp.ClientResponse, body: bytes, told: Headers) -> Reply:
+def _reply(response: Response, body: bytes, told: Headers) -> Reply:
     headers = [one for one in answer_headers(response) if one[0] != b"content-length"]
     length = (b"content-length", str(len(body)).encode())
     return Reply(status=response.status, headers=[*headers, length, *told], body=body)
