@@ -1,4 +1,5 @@
 # Python 3.11 or newer and make are enough: everything else comes into .venv, pinned and hashed.
+# The tests need Node.js 20 and npm as well: they run the JavaScript clients of the providers.
 # CI runs these same recipes (.ci/run).
 
 VENV := .venv
@@ -9,6 +10,10 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq insta
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 UV := uv==0.13.9
+NPM_OPTIONS := --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved --loglevel=error
+NPM_CLIENTS := tests/clients/sdks tests/clients/claude_code
+SDKS := tests/clients/sdks/node_modules/.package-lock.json
+CLAUDE_CODE := tests/clients/claude_code/node_modules/.package-lock.json
 SERVERS := $(BIN)/python -m tests.postgresql >/dev/null 2>&1 && $(BIN)/python -m tests.redis >/dev/null 2>&1
 
 .DEFAULT_GOAL := help
@@ -23,7 +28,7 @@ help: ## Show this list
 demo: $(VENV)/installed-demo ## Show what tuppence does; DEMO_TRACE=file tells it what to import
 	@$(BIN)/tuppence demo $${DEMO_TRACE:+--trace "$$DEMO_TRACE"}
 
-test: $(VENV)/installed-test ## Run all tests on SQLite and on PostgreSQL
+test: $(VENV)/installed-test $(SDKS) ## Run all tests on SQLite and on PostgreSQL
 	@$(SERVERS) || scripts/install_servers.sh
 	@echo "Running the tests"
 	@TMPDIR=$$(scripts/test_directory.sh) $(BIN)/pytest
@@ -43,20 +48,22 @@ bench: $(VENV)/installed-test $(PEERS)/installed ## Measure speed, beside compar
 	@$(SERVERS) || scripts/install_servers.sh
 	@$(BIN)/pytest tests/performance -m ""
 
-torture: $(VENV)/installed-test ## Run the long tests that kill processes and servers
+torture: $(VENV)/installed-test $(SDKS) $(CLAUDE_CODE) ## Run the long tests that kill processes and servers
 	@$(SERVERS) || scripts/install_servers.sh
 	@TMPDIR=$$(scripts/test_directory.sh) $(BIN)/pytest -m torture
 
 train-router: $(VENV)/installed-test ## Train the router that ships; DATA=directory has the outcomes
 	@OPENBLAS_NUM_THREADS=1 $(BIN)/python tools/train_router.py "$${DATA:?give DATA=directory}"
 
-lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml and peers.in
+lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml and peers.in, and npm's pins
 	@$(INSTALL) $(UV)
 	@echo "Resolving"
 	@$(LOCK) pyproject.toml --extra check --extra gateway --group build --output-file requirements/demo.txt
 	@$(LOCK) pyproject.toml --extra check --extra gateway --group build --group test --group lint --group translate \
 		--constraints requirements/demo.txt --output-file requirements/test.txt
 	@$(LOCK) requirements/peers.in --output-file requirements/peers.txt
+	@for directory in $(NPM_CLIENTS); do \
+		(cd $$directory && npm update --package-lock-only $(NPM_OPTIONS)) || exit 1; done
 
 ddl: $(VENV)/installed-test ## Write the SQL of a new ledger from the models
 	@$(BIN)/python tools/write_ddl.py
@@ -65,7 +72,7 @@ translations: $(VENV)/installed-test ## Compile the translated texts
 	@$(BIN)/python tools/compile_translations.py
 
 clean: ## Remove the environment and everything generated
-	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
+	rm -rf $(VENV) $(PEERS) $(NPM_CLIENTS:=/node_modules) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Pins that changed start from an empty environment, so that a dropped package is really gone.
@@ -87,4 +94,13 @@ $(PEERS)/installed: requirements/peers.txt
 		"$$python" -m venv --clear $(PEERS)
 	@$(PEERS)/bin/python -m pip --disable-pip-version-check --no-input -qq install \
 		--require-hashes --requirement requirements/peers.txt
+	@touch $@
+
+# The JavaScript clients that the gateway is tested with; npm writes this file when all is there.
+# Claude Code (390 MB) is for `make torture` only. No script of a package is run.
+tests/clients/%/node_modules/.package-lock.json: tests/clients/%/package.json tests/clients/%/package-lock.json
+	@command -v npm >/dev/null || { echo "Node.js 20 or newer and npm are needed for the tests with" \
+		"JavaScript clients; on Debian and Ubuntu: apt-get install nodejs npm" >&2; exit 1; }
+	@echo "Installing tests/clients/$*"
+	@cd tests/clients/$* && npm ci $(NPM_OPTIONS) >/dev/null
 	@touch $@
