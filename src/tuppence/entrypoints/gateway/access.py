@@ -63,8 +63,9 @@ def payment_for(headers: Mapping[str, str], key: GatewayKey | None) -> Payment:
 def check_model(key: GatewayKey | None, model: object) -> None:
     """Raise Refusal for a model that a key does not allow.
 
-    404, as providers answer for models that an account does not have: at 403 Claude Code speaks of
-    a failed login, at 400 it asks three times.
+    404, as providers answer for models that an account does not have. Claude Code then asks once
+    more, without a stream, and says so. At 403 it speaks of a failed login, at 400 it asks four
+    times.
     """
     if key is not None and isinstance(model, str) and not key.allows(model):
         allowed = ", ".join(key.models)
