@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,15 +155,15 @@ def world(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> World:
 @pytest.fixture
 def point_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """What sets the environment of clients to a gateway's base URL and a key."""
+    return partial(_set_environment, monkeypatch)
 
-    def set_variables(base_url: str, key: str) -> None:
-        monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", base_url)
-        monkeypatch.setenv("ANTHROPIC_API_KEY", key)
-        monkeypatch.setenv("OPENAI_BASE_URL", f"{base_url}/v1")
-        monkeypatch.setenv("OPENAI_API_KEY", key)
 
-    return set_variables
+def _set_environment(patch: pytest.MonkeyPatch, base_url: str, key: str) -> None:
+    patch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+    patch.setenv("ANTHROPIC_BASE_URL", base_url)
+    patch.setenv("ANTHROPIC_API_KEY", key)
+    patch.setenv("OPENAI_BASE_URL", f"{base_url}/v1")
+    patch.setenv("OPENAI_API_KEY", key)
 
 
 class Refusing(NamedTuple):
@@ -188,6 +189,9 @@ def _refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refusing]:
         patch.setenv("TUPPENCE_KEY_SECRET", SECRET)
         with world.serve():
             keys = {"poor": poor, "paused": paused, "narrow": narrow, "stranger": "tpc-some-key"}
+            _set_environment(patch, world.base_url, poor)
+            for provider, calls in GOVERNED.items():  # the first call of a process imports much
+                make(Client(provider, "python"), calls)
             yield Refusing(world, keys)
 
 
