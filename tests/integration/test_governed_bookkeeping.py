@@ -1,77 +1,107 @@
-"""Bookings that share a commit: each call gets its own answer, and none suffers for another."""
+"""Bills that share a commit: each call gets its own answer, and none suffers for another."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tuppence.budget.requests import Answer, Bill, Request
+from tuppence.budget.throttler import BudgetThrottler
 from tuppence.core.attribution import Attribution
 from tuppence.core.usage import MeteredPart, Usage
 from tuppence.cost_tracking.booking import Booked, Call, key_of_caller
-from tuppence.cost_tracking.ledger import Ledger
-from tuppence.errors import InvalidUsage
-from tuppence.governing.bookkeeping import Bookkeeper
+from tuppence.errors import DatabaseUnreachable, InvalidUsage, OutcomeUnknown
 
 AT_MICROS = 1_764_000_000_000_000
-WITHIN_SECONDS = 20
+DEAR = 20_000
+"""Nano-dollars for a token of Opus 5.5."""
 
 
-def _call(key: str, output_tokens: int, searches: int = 0) -> Call:
+def _call(key: str, output_tokens: int, searches: int = 0, model: str = "claude-opus-5-5") -> Call:
     units = (("web_searches", searches),) if searches else ()
     usage = Usage(output_tokens=output_tokens, other_units=units)
-    part = MeteredPart("claude-opus-5-5", usage)
-    key_bytes = key_of_caller(key)
-    return Call(AT_MICROS, Attribution(team_id="t"), "anthropic", (part,), key_bytes)
+    part = MeteredPart(model, usage)
+    attribution = Attribution(team_id="t")
+    return Call(AT_MICROS, attribution, "anthropic", (part,), key_of_caller(key), governed=True)
 
 
-class SlowLedger(Ledger):
-    """A ledger whose first commit waits until it is let through."""
-
-    def hold_back(self) -> None:
-        """Hold the first commit back."""
-        self.begun, self.go_on = threading.Event(), threading.Event()
-        self.batches: list[int] = []
-
-    def book_each(self, calls: Sequence[Call]) -> list[Booked]:
-        """Book, and remember how many at once."""
-        self.batches.append(len(calls))
-        self.begun.set()
-        assert self.go_on.wait(WITHIN_SECONDS)
-        return super().book_each(calls)
+def _spend(throttler: BudgetThrottler) -> tuple[int, int, int]:
+    """Return what is used, held and unresolved in the one counter."""
+    ((used, held, unresolved),) = throttler.engine.database.read(
+        lambda tx: tx.rows(
+            "SELECT used_normal_nanos, held_nanos, unresolved_nanos FROM budget_counters"
+        )
+    )
+    return used, held, unresolved
 
 
-def _await_queue(keeper: Bookkeeper, count: int) -> None:
-    """Wait until so many calls wait for the next commit."""
-    pause = threading.Event()
-    for _ in range(WITHIN_SECONDS * 1_000):
-        if len(keeper._group._queue) >= count:
-            return
-        pause.wait(0.001)
-    raise AssertionError(len(keeper._group._queue))
+def _settled(throttler: BudgetThrottler, calls: Sequence[Call]) -> list[Bill]:
+    """Hold $1 for each call, then settle all with one commit."""
+    holds = [throttler.hold(1) for _ in calls]
+    bills = [Bill(call) for call in calls]
+    throttler.engine._commit([hold._billed(bill) for hold, bill in zip(holds, bills, strict=True)])
+    return bills
 
 
-def test_calls_that_wait_together_are_booked_together(database_url: str) -> None:
-    """Each gets what was booked for it: a cost, nothing for a repeat, an error of its own."""
-    ledger = SlowLedger.open(database_url)
-    assert isinstance(ledger, SlowLedger)
-    ledger.hold_back()
-    keeper = Bookkeeper(ledger)
-    calls = [_call("a", 10), _call("b", 20), _call("b", 20), _call("c", 1, 10**9), _call("d", 5)]
-    with ThreadPoolExecutor(len(calls)) as threads:
-        first = threads.submit(keeper.book, calls[0])
-        assert ledger.begun.wait(WITHIN_SECONDS)
-        others = [threads.submit(keeper.book, call) for call in calls[1:]]
-        _await_queue(keeper, len(others))
-        ledger.go_on.set()
-        assert first.result().measures.cost_nanos == 10 * 20_000
-        with pytest.raises(InvalidUsage):
-            others[2].result()
-        costs = [others[number].result().measures.cost_nanos for number in (0, 1, 3)]
-    assert sorted(costs[:2]) == [0, 20 * 20_000]
-    assert costs[2] == 5 * 20_000
-    assert ledger.batches[:2] == [1, 4]
-    keeper.close()
-    ledger.close()
+def test_bills_of_one_commit_each_end_their_own_hold(database_url: str) -> None:
+    """A cost settles, a repeat releases, what has no price or cannot be booked is unresolved."""
+    throttler = BudgetThrottler(100, database_url=database_url, redis_url="")
+    bills = _settled(
+        throttler,
+        [
+            _call("a", 10),
+            _call("b", 20),
+            _call("b", 20),
+            _call("c", 1, 10**9),
+            _call("d", 5),
+            _call("e", 5, model="nobody-knows-it"),
+        ],
+    )
+    costs = [bill.cost_nanos for bill in bills]
+    assert costs[0] == 10 * DEAR
+    assert sorted([costs[1] or 0, costs[2] or 0]) == [0, 20 * DEAR]
+    assert isinstance(bills[3].booked, InvalidUsage)
+    assert costs[4] == 5 * DEAR
+    assert isinstance(bills[5].booked, Booked)
+    assert [bill.is_unresolved for bill in bills] == [False, False, False, True, False, True]
+    one_dollar = 10**9
+    assert _spend(throttler) == (35 * DEAR + 2 * one_dollar, 0, 2 * one_dollar)
+    throttler.close()
+
+
+def test_what_is_left_is_told_with_the_bill(database_url: str) -> None:
+    """It is the least of all budgets that cover the call, as the batch leaves it."""
+    throttler = BudgetThrottler(100, database_url=database_url, redis_url="")
+    (bill,) = _settled(throttler, [_call("a", 10)])
+    assert bill.left_nanos == 100 * 10**9 - 10 * DEAR
+    throttler.close()
+
+
+@pytest.mark.parametrize("carried_out", [True, False], ids=["was-durable", "was-not"])
+def test_a_bill_whose_commit_nobody_answered_is_booked_once(
+    database_url: str, carried_out: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried again, it counts once, whether its first commit was carried out or not."""
+    throttler = BudgetThrottler(100, database_url=database_url, redis_url="")
+    hold = throttler.hold(1)
+    engine = throttler.engine
+    commit, lost = engine._group._commit, []
+
+    def losing(requests: Sequence[Request]) -> Sequence[Answer]:
+        if lost:
+            return commit(requests)
+        lost.append(requests)
+        if carried_out:
+            commit(requests)
+            raise OutcomeUnknown("broke", field="database", value="", remedy="wait")
+        raise DatabaseUnreachable("broke", field="database", value="", remedy="wait")
+
+    monkeypatch.setattr(engine._group, "_commit", losing)
+    hold.settle_bill(Bill(_call("a", 10)))
+    assert _spend(throttler) == (10 * DEAR, 0, 0)
+    rows = engine.database.read(lambda tx: tx.rows("SELECT state FROM budget_holds"))
+    assert rows == [("settled",)]
+    ((count,),) = engine.database.read(lambda tx: tx.rows("SELECT COUNT(*) FROM api_usage_log"))
+    assert count == 1
+    throttler.close()

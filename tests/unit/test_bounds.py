@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from datetime import datetime
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -55,7 +54,7 @@ def test_the_largest_max_tokens_is_the_inverse_of_the_bound() -> None:
 
 def test_free_output_is_paid_for_by_any_amount_that_pays_the_input() -> None:
     """An embedding has no price for output; what pays its input pays all."""
-    price = CallPrice(Fraction(100), Fraction(10), Fraction(0), 0)
+    price = CallPrice(100, 10, 0, 1, 0)
     assert price.max_tokens(100) == MAX_COUNT
     assert price.max_tokens(99) is None
 

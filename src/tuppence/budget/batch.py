@@ -199,7 +199,19 @@ class Batch:
             return Ended(hold.id, hold.settled_nanos or 0)  # by an attempt before this one
         late = hold.state == "unresolved" and request.ending in ("settled", "released")
         books.close(hold, "resolved" if late else request.ending, request.amount_nanos)
+        if request.bill is not None:
+            request.bill.left_nanos = self._least_left(hold)
         return Ended(hold.id, request.amount_nanos)
+
+    def _least_left(self, hold: HoldRow) -> int | None:
+        """Return the least that a budget which is kept leaves to calls such as this one."""
+        rooms = []
+        for (number, _), _ in hold.amounts:
+            budget = self._books.budget(number)
+            if budget.terms.mode in ENFORCED:
+                room = room_for(budget.terms, self._books.tally(budget), hold.priority)
+                rooms.append(0 if budget.terms.paused else max(room, 0))
+        return min(rooms, default=None)
 
     def _refund(self, hold: HoldRow, request: End) -> Answer:
         books, amount, now = self._books, request.amount_nanos, self._books.now

@@ -8,8 +8,7 @@ cache, where the provider sells one), and all output that is allowed; so no answ
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
-from math import ceil
+from functools import lru_cache
 
 from tuppence.core.price_book import PriceBook
 from tuppence.core.prices import RateCard
@@ -22,29 +21,34 @@ ROUNDING_NANOS = 4
 
 @dataclass(frozen=True, slots=True)
 class CallPrice:
-    """What the input of one call can cost, and what each token of its output costs at most."""
+    """What the input of one call can cost, and what each token of its output costs at most.
 
-    most_input: Fraction
-    """Nano-dollars, where all of the input is billed at the dearest class."""
-    least_input: Fraction
+    In nano-dollars over one denominator, so that all of it is integer arithmetic.
+    """
+
+    most_input: int
+    """Where all of the input is billed at the dearest class."""
+    least_input: int
     """The same at the cheapest class, which is a read from a cache."""
-    output_rate: Fraction
+    output_rate: int
+    denominator: int
     rounding_nanos: int
 
     def upper_bound(self, max_tokens: int) -> int:
         """Return what the call costs at most, in nano-dollars."""
-        return ceil(self.most_input + self.output_rate * max_tokens) + self.rounding_nanos
+        most = self.most_input + self.output_rate * max_tokens
+        return -(-most // self.denominator) + self.rounding_nanos
 
     def certain(self) -> int:
         """Return what the call costs whatever its answer is, in nano-dollars."""
-        return max(int(self.least_input) - self.rounding_nanos, 0)
+        return max(self.least_input // self.denominator - self.rounding_nanos, 0)
 
     def max_tokens(self, amount_nanos: int) -> int | None:
         """Return the most output that an amount pays for; None where it does not pay the input."""
-        left = amount_nanos - self.rounding_nanos - self.most_input
+        left = (amount_nanos - self.rounding_nanos) * self.denominator - self.most_input
         if left < 0:
             return None
-        return min(int(left / self.output_rate), MAX_COUNT) if self.output_rate else MAX_COUNT
+        return min(left // self.output_rate, MAX_COUNT) if self.output_rate else MAX_COUNT
 
 
 def call_price(
@@ -66,27 +70,45 @@ def call_price(
     if price is None:
         raise _unknown(model)
     card = price.card_for(Usage(input_tokens=input_tokens))
+    fee, dearest, cheapest, output_rate = _rates(card)
+    if fee is None or (dearest is None and input_tokens) or (output_rate is None and has_output):
+        raise _unknown(model)
+    return CallPrice(
+        fee + (dearest or 0) * input_tokens,
+        fee + (cheapest or 0) * input_tokens,
+        output_rate or 0 if has_output else 0,
+        card.denominator,
+        0 if card.denominator == 1 else ROUNDING_NANOS,
+    )
+
+
+@lru_cache(maxsize=1_000)
+def _rates(card: RateCard) -> tuple[int | None, int | None, int | None, int | None]:
+    """Return the fee of a call, and of a token the dearest and cheapest input and the output.
+
+    Each is None where nothing of its kind has a price.
+    """
+    fees = _known(card, Usage())
+    if not fees:
+        return None, None, None, None
+    fee = fees[0]
     inputs = _known(
         card,
-        Usage(input_tokens=input_tokens),
-        Usage(cache_write_5m_tokens=input_tokens),
-        Usage(cache_write_1h_tokens=input_tokens),
-        Usage(cache_write_other_tokens=input_tokens),
-        Usage(cache_read_tokens=input_tokens),
+        Usage(input_tokens=1),
+        Usage(cache_write_5m_tokens=1),
+        Usage(cache_write_1h_tokens=1),
+        Usage(cache_write_other_tokens=1),
+        Usage(cache_read_tokens=1),
     )
-    answers = (Usage(output_tokens=1), Usage(output_tokens=1, reasoning_tokens=1))
-    outputs = _known(card, *answers) if has_output else _known(card, Usage())
-    fee = _known(card, Usage())
-    if not inputs or not outputs or not fee:
-        raise _unknown(model)
-    rounding = 0 if card.denominator == 1 else ROUNDING_NANOS
-    return CallPrice(max(inputs), min(inputs), max(outputs) - fee[0], rounding)
+    outputs = _known(card, Usage(output_tokens=1), Usage(output_tokens=1, reasoning_tokens=1))
+    dearest, cheapest = (max(inputs) - fee, min(inputs) - fee) if inputs else (None, None)
+    return fee, dearest, cheapest, max(outputs) - fee if outputs else None
 
 
-def _known(card: RateCard, *usages: Usage) -> list[Fraction]:
-    """Return what usages cost, exactly; without those that have no price."""
+def _known(card: RateCard, *usages: Usage) -> list[int]:
+    """Return what usages cost, times the card's denominator; without those without a price."""
     costs = (card.exact_items(usage) for usage in usages)
-    return [Fraction(sum(items), card.denominator) for items in costs if items is not None]
+    return [sum(items) for items in costs if items is not None]
 
 
 def _unknown(model: str) -> UnknownPrice:

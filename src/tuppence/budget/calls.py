@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
-from typing import TypedDict
+from typing import NamedTuple, TypedDict, cast
 
 from tuppence.budget.bounds import CallPrice, call_price
 from tuppence.budget.scopes import Payer
+from tuppence.core.money import Money, to_nanos
 from tuppence.core.price_book import PriceBook
 from tuppence.core.usage import STANDARD_TERMS, Terms, check_count
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.errors import InvalidInput, Offer
 from tuppence.prices.model_facts import family_of, load_tiers
-from tuppence.storage.database import Database
 
 
-class CallOptions(Payer, total=False):
-    """What a hold for a call can be told beside its model and tokens; all of it by keyword."""
+class HoldOptions(TypedDict, total=False):
+    """How money is held."""
 
     priority: str
     wait_seconds: float
@@ -27,11 +24,19 @@ class CallOptions(Payer, total=False):
     idempotency_key: str | None
 
 
-class Amounts(TypedDict):
-    """What is asked of `hold` for a call."""
+class CallOptions(HoldOptions, Payer, total=False):
+    """What a hold for a call can be told beside its model and tokens; all of it by keyword."""
 
-    certain: Decimal
-    minimum: Decimal | None
+
+class Amounts(NamedTuple):
+    """What is to be held for a call."""
+
+    bound_nanos: int
+    """What it can cost at most."""
+    certain_nanos: int
+    """What it costs at least."""
+    minimum_nanos: int
+    """The smallest bound that is taken instead; the bound itself where no less is."""
     model: str
 
 
@@ -46,27 +51,45 @@ class CallWish:
     price: CallPrice
 
     @property
-    def upper_bound(self) -> Decimal:
-        """What the call costs at most, in dollars."""
-        return _dollars(self.price.upper_bound(self.max_tokens))
-
-    @property
     def amounts(self) -> Amounts:
-        """What else `hold` is to know."""
-        least = self.minimum_max_tokens
-        minimum = None if least is None else _dollars(self.price.upper_bound(least))
-        return Amounts(certain=_dollars(self.price.certain()), minimum=minimum, model=self.model)
+        """What is to be held for it."""
+        price, least = self.price, self.minimum_max_tokens
+        bound = price.upper_bound(self.max_tokens)
+        minimum = bound if least is None else price.upper_bound(least)
+        return Amounts(bound, price.certain(), minimum, self.model)
 
     def max_tokens_for(self, bound_nanos: int) -> int:
         """Return the `max_tokens` that may be sent where so much is held as the bound."""
         return min(self.price.max_tokens(bound_nanos) or 0, self.max_tokens)
 
 
+def amounts_of(upper_bound: Money, certain: Money, minimum: Money | None, model: str) -> Amounts:
+    """Return amounts of money in nano-dollars; raise InvalidMoney, InvalidInput."""
+    bound = to_nanos(upper_bound, field="upper_bound")
+    floor = to_nanos(certain, field="certain")
+    if floor > bound:
+        raise InvalidInput(
+            "is more than the upper bound",
+            field="certain",
+            value=certain,
+            remedy="give what the call costs at least",
+        )
+    least = bound if minimum is None else to_nanos(minimum, field="minimum")
+    return Amounts(bound, floor, least, model)
+
+
+def apart(options: CallOptions) -> tuple[HoldOptions, Payer]:
+    """Return how money is to be held, and who pays."""
+    held = {name: one for name, one in options.items() if name in HoldOptions.__annotations__}
+    payer = {name: one for name, one in options.items() if name not in held}
+    return cast("HoldOptions", held), cast("Payer", payer)
+
+
 class CallPrices:
     """What calls cost by the price book in force."""
 
-    def __init__(self, database: Database, now: Callable[[], datetime], tiers: str) -> None:
-        self.ledger = Ledger(database, now=now)
+    def __init__(self, ledger: Ledger, tiers: str) -> None:
+        self.ledger = ledger
         self._tiers = tiers
 
     def wish(
@@ -123,7 +146,3 @@ class CallPrices:
 
     def _price(self, book: PriceBook, model: str, input_tokens: int) -> CallPrice:
         return call_price(book, model, input_tokens, int(self.ledger.now().timestamp()))
-
-
-def _dollars(nanos: int) -> Decimal:
-    return Decimal(nanos).scaleb(-9)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tuppence.budget.batch import Batch
+from tuppence.budget.billing import Billing
 from tuppence.budget.books import Books, OvertakenError
 from tuppence.budget.group_commit import GroupCommit
 from tuppence.budget.hold_rows import waiting_states
@@ -44,6 +45,7 @@ from tuppence.core.periods import MICROS_PER_SECOND, to_micros
 from tuppence.cost_tracking.budgets import Budget, Scope
 from tuppence.cost_tracking.counters import load_counters
 from tuppence.cost_tracking.directory import Directory
+from tuppence.cost_tracking.ledger import Ledger
 from tuppence.errors import DatabaseUnreachable, OutcomeUnknown, TuppenceError
 from tuppence.storage.database import Database, Transaction
 
@@ -95,6 +97,8 @@ class BudgetEngine:
         self._detours = 0
         self.journal: Journal | None = None
         """Takes what the database does not, where that is wished."""
+        self.ledger = Ledger(database, now=now)
+        """Books what is billed with the end of a hold."""
         self._group: GroupCommit[Request, Answer] = GroupCommit(self._commit)
         self._ids = _HoldIds(database, now)
         self._waiters: dict[int, _Waiter] = {}
@@ -288,11 +292,16 @@ class BudgetEngine:
     def _run(self, requests: Sequence[Request]) -> tuple[Batch, list[Answer]]:
         now = self.now_micros()
         sweep = abs(now - self._last_sweep_micros) >= SWEEP_EVERY_MICROS
+        billing = Billing(requests)
+        must_read = sweep or not billing.is_empty
         try:
-            result = None if sweep else self._run_on_what_is_known(requests, now)
+            result = None if must_read else self._run_on_what_is_known(requests, now)
             while result is None:
                 with suppress(OvertakenError):
-                    result = self.database.run(self._transaction, requests, now, sweep=sweep)
+                    result = self.database.run(
+                        self._transaction, requests, billing, now, sweep=sweep
+                    )
+            billing.remember(self.ledger)
         except BaseException:
             self._known.forget()
             raise
@@ -301,8 +310,15 @@ class BudgetEngine:
         return result
 
     def _transaction(
-        self, tx: Transaction, requests: Sequence[Request], now: int, *, sweep: bool
+        self,
+        tx: Transaction,
+        requests: Sequence[Request],
+        billing: Billing,
+        now: int,
+        *,
+        sweep: bool,
     ) -> tuple[Batch, list[Answer]]:
+        billing.carry_out(tx, self.ledger)  # before any counter is locked, as other bookings do
         batch = self._batch(Books(tx, self._directory, self._known, now), sweep=sweep)
         return batch, batch.run(requests)
 
@@ -333,7 +349,7 @@ class BudgetEngine:
 
     def _deadline(self, request: Request) -> float:
         """Return until when a request is tried again; with a journal there is no need to."""
-        if self.journal is not None and self.journal.can_take(request):
+        if self.journal is not None and type(request) in (Reserve, Spend, End):
             return 0.0
         return time.monotonic() + RETRY_SECONDS
 

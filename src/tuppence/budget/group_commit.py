@@ -8,11 +8,12 @@ by itself at once, without another thread.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from tuppence.errors import LedgerError
@@ -52,7 +53,7 @@ class GroupCommit(Generic[Q, A]):
         self._lock = threading.Lock()
         self._queue: deque[_Ticket[Q, A]] = deque()
         self._busy = False
-        self._thread: ThreadPoolExecutor | None = None
+        self._thread: _Committer | None = None
 
     def submit(self, request: Q) -> A:
         """Carry out a request together with those that wait; return its answer.
@@ -98,7 +99,7 @@ class GroupCommit(Generic[Q, A]):
                 thread, self._thread = self._thread, None
             if thread is None:
                 return
-            thread.shutdown()
+            thread.end()
 
     def _join(self, ticket: _Ticket[Q, A]) -> bool:
         """Queue a request; return whether its caller has to lead the next commit."""
@@ -144,15 +145,40 @@ class GroupCommit(Generic[Q, A]):
             theirs = error if isinstance(error, Exception) else _interrupted(error)
             for ticket in group:
                 ticket.error = error if ticket is own else theirs
-            raise
+            if own is not None:
+                raise
         finally:
             _wake(group)
 
     def _lead_in_thread(self) -> None:
         with self._lock:  # so that nobody closes the thread in between
             if self._thread is None:
-                self._thread = ThreadPoolExecutor(1, thread_name_prefix="tuppence-budget")
-            self._thread.submit(self._lead)
+                self._thread = _Committer()
+            self._thread.run_soon(self._lead)
+
+
+class _Committer:
+    """A thread that commits for coroutines; an executor does it too, at several times the cost."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="tuppence-budget", daemon=True)
+        self._thread.start()
+        atexit.register(self.end)  # what waits at the process's end is still carried out
+
+    def run_soon(self, job: Callable[[], None]) -> None:
+        """Run a job when those before it are done."""
+        self._jobs.put(job)
+
+    def end(self) -> None:
+        """Wait for all jobs and end the thread."""
+        atexit.unregister(self.end)
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
 
 
 def _wake(group: Sequence[_Ticket[Q, A]]) -> None:

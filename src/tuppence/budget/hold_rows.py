@@ -141,6 +141,12 @@ def read_holds(
     return found
 
 
+def settled_nanos(tx: Transaction, hold_id: int) -> int:
+    """Return what an ended hold was settled at, 0 where it was released."""
+    hold = read_holds(tx, [hold_id]).get(hold_id)
+    return 0 if hold is None else hold.settled_nanos or 0
+
+
 def used_keys(tx: Transaction, keys: Sequence[bytes]) -> dict[bytes, int]:
     """Return which idempotency keys are used, and by which hold."""
     if not keys:

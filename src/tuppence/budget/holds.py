@@ -10,7 +10,7 @@ from typing import Self
 
 from tuppence.budget.engine import BudgetEngine
 from tuppence.budget.refusals import hold_name
-from tuppence.budget.requests import End, Ending, Extend, Granted
+from tuppence.budget.requests import Bill, End, Ending, Extend, Granted
 from tuppence.core.money import Money, to_dollars, to_nanos
 from tuppence.core.periods import MICROS_PER_SECOND
 from tuppence.errors import HoldAlreadyEnded, InvalidInput
@@ -39,6 +39,12 @@ class _HeldMoney:
         return hold_name(self._granted.hold_id)
 
     @property
+    def is_journaled(self) -> bool:
+        """Whether it was given while the database was away, and is not in it yet."""
+        journal = self._engine.journal
+        return journal is not None and journal.has(self._granted.hold_id)
+
+    @property
     def bound_nanos(self) -> int:
         """What the call may cost: as asked for, or less where less was left and taken."""
         return self._granted.bound_nanos
@@ -62,6 +68,11 @@ class _HeldMoney:
         within = not self._ended and time.monotonic() <= self._lease_ends
         return End(self._granted.hold_id, ending, amount_nanos, within_lease=within)
 
+    def _billed(self, bill: Bill) -> End:
+        end = self._ending("unresolved")
+        end.bill = bill
+        return end
+
     def _extension(self, seconds: float) -> Extend:
         return Extend(self._granted.hold_id, lease_micros(seconds))
 
@@ -80,6 +91,15 @@ class Hold(_HeldMoney):
         UnknownHold, DatabaseUnreachable; then nothing was changed.
         """
         self._engine.perform(self._ending("settled", to_nanos(actual, field="actual")))
+        self._ended = True
+
+    def settle_bill(self, bill: Bill) -> None:
+        """Book a call in the ledger and end the hold by what that says, in one commit.
+
+        Settled at its cost; released where it was booked before; unresolved where it has no price
+        or cannot be booked. Raises as `settle`; then `bill.booked` may be durable nevertheless.
+        """
+        self._engine.perform(self._billed(bill))
         self._ended = True
 
     def release(self) -> None:
@@ -113,6 +133,11 @@ class AsyncHold(_HeldMoney):
     async def settle(self, actual: Money) -> None:
         """See Hold.settle."""
         await self._engine.perform_async(self._ending("settled", to_nanos(actual, field="actual")))
+        self._ended = True
+
+    async def settle_bill(self, bill: Bill) -> None:
+        """See Hold.settle_bill."""
+        await self._engine.perform_async(self._billed(bill))
         self._ended = True
 
     async def release(self) -> None:
@@ -150,6 +175,18 @@ def lease_micros(seconds: float) -> int:
             remedy="give a number of seconds above 0 and up to a week",
         )
     return max(int(seconds * MICROS_PER_SECOND), 1)
+
+
+def check_wait_seconds(wait_seconds: float) -> float:
+    """Return a time to wait; raise InvalidInput for one that cannot be."""
+    if not 0 <= wait_seconds < float("inf"):
+        raise InvalidInput(
+            "is not a time to wait",
+            field="wait_seconds",
+            value=wait_seconds,
+            remedy="give a number of seconds, 0 not to wait",
+        )
+    return wait_seconds
 
 
 def hold_id_of(name: str) -> int:

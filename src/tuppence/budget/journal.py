@@ -98,10 +98,9 @@ class Journal:
         self._look_again_at = 0.0
         self._process = os.getpid()
 
-    @staticmethod
-    def can_take(request: Request) -> bool:
-        """Tell whether the journal can stand in for the database."""
-        return type(request) in (Reserve, Spend, End)
+    def has(self, hold_id: int) -> bool:
+        """Tell whether a call was let through by the journal, and has not ended."""
+        return hold_id in self._open
 
     def instead(self, request: Request) -> Answer | None:
         """Return the answer of the journal; None where the database is to be asked."""
@@ -210,7 +209,9 @@ class Journal:
             nanos, scope = request.amount_nanos, request.scope_text
             self._write(Entry("spend", request.hold_id, nanos, request.priority, scope, key))
             return Ended(request.hold_id, nanos)
-        if type(request) is End and request.ending in ("settled", "released", "unresolved"):
+        if type(request) is not End or request.bill is not None:  # the ledger has no journal
+            return None
+        if request.ending in ("settled", "released", "unresolved"):
             nanos = request.amount_nanos
             self._write(Entry("end", request.hold_id, nanos, ending=request.ending))
             return Ended(request.hold_id, nanos)

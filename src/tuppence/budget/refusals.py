@@ -115,8 +115,8 @@ def cannot_end(
     name, state = hold_name(hold.id), hold.state
     becomes = "settled" if request.ending == "resolved" else request.ending
     same = (state, hold.settled_nanos) == (becomes, request.amount_nanos)
-    if request.again and same:
-        return None
+    if request.again and (same or (request.bill and state in ("settled", "released"))):
+        return None  # a bill's own attempt before has booked it and ended the hold with it
     if state in ("settled", "released"):
         cost = "" if state == "released" else f" at {format_dollars(hold.settled_nanos or 0)}"
         return HoldAlreadyEnded(

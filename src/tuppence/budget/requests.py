@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tuppence.cost_tracking.booking import Booked, Call
 from tuppence.cost_tracking.budgets import Scope
 from tuppence.cost_tracking.counters import Key
+from tuppence.errors import TuppenceError
 
 Ending = Literal["settled", "released", "unresolved", "resolved", "withdrawn", "refund", "held"]
 """What becomes of a hold; "resolved" is for one that was unresolved, "held" for part of a slice."""
@@ -49,6 +51,33 @@ class Spend:
 
 
 @dataclass(slots=True)
+class Bill:
+    """What is booked in the ledger together with the end of a hold, and decides how it ends."""
+
+    call: Call
+    booked: Booked | TuppenceError | None = None
+    """What the batch has booked, or why it cannot be; None before."""
+    left_nanos: int | None = None
+    """The least that a budget which covers the call has left after it; None where none does."""
+
+    @property
+    def is_unresolved(self) -> bool:
+        """Whether the cost is not known: it could not be booked, or has no price."""
+        booked = self.booked
+        return not isinstance(booked, Booked) or bool(
+            booked.calls and booked.measures.unpriced_count
+        )
+
+    @property
+    def cost_nanos(self) -> int | None:
+        """What the call cost; None where that is not known, or another booking has paid for it."""
+        booked = self.booked
+        if not isinstance(booked, Booked) or not booked.calls or booked.measures.unpriced_count:
+            return None
+        return booked.measures.cost_nanos
+
+
+@dataclass(slots=True)
 class End:
     """End a hold."""
 
@@ -61,6 +90,8 @@ class End:
     """An earlier attempt may have been carried out: the same ending is then no error."""
     within_lease: bool = False
     """The owner's own clock says that the lease has not run out, whatever a wall clock says."""
+    bill: Bill | None = None
+    """Is booked first, in the same transaction; `ending` and `amount_nanos` follow from it."""
 
 
 @dataclass(slots=True)

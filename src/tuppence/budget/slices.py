@@ -109,6 +109,7 @@ class EndClaim(End):
             request.amount_nanos,
             request.refund_id,
             within_lease=request.within_lease,
+            bill=request.bill,
             claim=claim,
         )
 

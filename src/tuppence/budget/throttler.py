@@ -13,7 +13,14 @@ from datetime import datetime
 from typing import TypedDict, Unpack
 
 from tuppence.budget import pace
-from tuppence.budget.calls import CallOptions, CallPrices
+from tuppence.budget.calls import (
+    Amounts,
+    CallOptions,
+    CallPrices,
+    HoldOptions,
+    amounts_of,
+    apart,
+)
 from tuppence.budget.decisions import (
     TOO_FAST,
     Landing,
@@ -22,7 +29,13 @@ from tuppence.budget.decisions import (
     landing,
 )
 from tuppence.budget.expectation import Expectations
-from tuppence.budget.holds import AsyncHold, Hold, hold_id_of, lease_micros
+from tuppence.budget.holds import (
+    AsyncHold,
+    Hold,
+    check_wait_seconds,
+    hold_id_of,
+    lease_micros,
+)
 from tuppence.budget.outages import Beginning, begin
 from tuppence.budget.overview import (
     BudgetSummary,
@@ -31,7 +44,7 @@ from tuppence.budget.overview import (
     window_usage,
 )
 from tuppence.budget.refusals import hold_name
-from tuppence.budget.requests import End, Granted, Reserve, Spend
+from tuppence.budget.requests import End, Reserve, Spend
 from tuppence.budget.scopes import DEFAULT_THROTTLER, Payer, encode_scopes, scopes_of
 from tuppence.budget.tiers import suggested_model
 from tuppence.core.admission import ENFORCED, PRIORITIES, Fit, Mode, fit
@@ -122,7 +135,7 @@ class BudgetThrottler:
         self.database = self.engine.database
         self._directory = Directory()
         self.expectations = Expectations(self.database)
-        self.calls = CallPrices(self.database, now, self._tiers)
+        self.calls = CallPrices(self.engine.ledger, self._tiers)
 
     def should_throttle(
         self,
@@ -178,10 +191,22 @@ class BudgetThrottler:
 
         Raises BudgetExceeded, BudgetPaused, WaitTimedOut, HoldKeyUsed, DatabaseUnreachable.
         """
-        request = self._reservation(
-            upper_bound, certain, minimum, priority, model, lease_seconds, idempotency_key, payer
+        amounts = amounts_of(upper_bound, certain, minimum, model)
+        return self.hold_amounts(
+            amounts,
+            scopes_of(payer, self.name),
+            priority=priority,
+            wait_seconds=wait_seconds,
+            lease_seconds=lease_seconds,
+            idempotency_key=idempotency_key,
         )
-        granted = self.engine.reserve(request, _seconds(wait_seconds))
+
+    def hold_amounts(
+        self, amounts: Amounts, scopes: tuple[Scope, ...], **options: Unpack[HoldOptions]
+    ) -> Hold:
+        """Do what `hold` does, for amounts in nano-dollars and the scopes that pay."""
+        request = self._reservation(amounts, scopes, options)
+        granted = self.engine.reserve(request, check_wait_seconds(options.get("wait_seconds", 0.0)))
         return Hold(self.engine, granted, request.bound_nanos, request.lease_micros / 1e6)
 
     def hold_call(
@@ -200,7 +225,8 @@ class BudgetThrottler:
         """
         wish = self.calls.wish(model, input_tokens, max_tokens, minimum_max_tokens)
         try:
-            hold = self.hold(wish.upper_bound, **wish.amounts, **options)
+            held, payer = apart(options)
+            hold = self.hold_amounts(wish.amounts, scopes_of(payer, self.name), **held)
         except BudgetExceeded as error:
             error.offers = self.calls.offers(wish, error.available_nanos)
             raise
@@ -269,40 +295,23 @@ class BudgetThrottler:
             decision["retry_after_seconds"] = seconds
 
     def _reservation(
-        self,
-        upper_bound: Money,
-        certain: Money,
-        minimum: Money | None,
-        priority: str,
-        model: str,
-        lease_seconds: float | None,
-        idempotency_key: str | None,
-        payer: Payer,
+        self, amounts: Amounts, scopes: tuple[Scope, ...], options: HoldOptions
     ) -> Reserve:
-        bound = to_nanos(upper_bound, field="upper_bound")
-        floor = to_nanos(certain, field="certain")
-        if floor > bound:
-            raise InvalidInput(
-                "is more than the upper bound",
-                field="certain",
-                value=certain,
-                remedy="give what the call costs at least",
-            )
-        scopes = scopes_of(payer, self.name)
-        least = bound if minimum is None else min(to_nanos(minimum, field="minimum"), bound)
-        lease = lease_micros(self._lease_seconds if lease_seconds is None else lease_seconds)
+        bound, certain, minimum, model = amounts
+        lease = options.get("lease_seconds")
+        key = options.get("idempotency_key")
         return Reserve(
             self.engine.new_id(),
             scopes,
             _scope_text(scopes, model),
             bound,
-            self.expectations.expected(model, scopes, bound, floor),
-            floor,
-            least,
-            rank_of(priority),
-            lease,
-            key=_key_of(idempotency_key),
-            key_text=idempotency_key or "",
+            self.expectations.expected(model, scopes, bound, certain),
+            certain,
+            min(minimum, bound),
+            rank_of(options.get("priority", "normal")),
+            lease_micros(self._lease_seconds if lease is None else lease),
+            key=_key_of(key),
+            key_text=key or "",
         )
 
     def _spending(
@@ -363,10 +372,23 @@ class AsyncBudgetThrottler:
         **payer: Unpack[Payer],
     ) -> AsyncHold:
         """See BudgetThrottler.hold."""
-        request = self._throttler._reservation(  # noqa: SLF001 - its twin
-            upper_bound, certain, minimum, priority, model, lease_seconds, idempotency_key, payer
+        amounts = amounts_of(upper_bound, certain, minimum, model)
+        return await self.hold_amounts(
+            amounts,
+            scopes_of(payer, self._throttler.name),
+            priority=priority,
+            wait_seconds=wait_seconds,
+            lease_seconds=lease_seconds,
+            idempotency_key=idempotency_key,
         )
-        granted: Granted = await self.engine.reserve_async(request, _seconds(wait_seconds))
+
+    async def hold_amounts(
+        self, amounts: Amounts, scopes: tuple[Scope, ...], **options: Unpack[HoldOptions]
+    ) -> AsyncHold:
+        """See BudgetThrottler.hold_amounts."""
+        request = self._throttler._reservation(amounts, scopes, options)  # noqa: SLF001 - its twin
+        wait_seconds = check_wait_seconds(options.get("wait_seconds", 0.0))
+        granted = await self.engine.reserve_async(request, wait_seconds)
         return AsyncHold(self.engine, granted, request.bound_nanos, request.lease_micros / 1e6)
 
     async def hold_call(
@@ -382,7 +404,9 @@ class AsyncBudgetThrottler:
         calls, threads = self.calls, self._threads
         wish = await threads.call(calls.wish, model, input_tokens, max_tokens, minimum_max_tokens)
         try:
-            hold = await self.hold(wish.upper_bound, **wish.amounts, **options)
+            held, payer = apart(options)
+            scopes = scopes_of(payer, self._throttler.name)
+            hold = await self.hold_amounts(wish.amounts, scopes, **held)
         except BudgetExceeded as error:
             error.offers = await threads.call(calls.offers, wish, error.available_nanos)
             raise
@@ -484,17 +508,6 @@ def _key_of(text: str | None) -> bytes | None:
     if text is None:
         return None
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _seconds(wait_seconds: float) -> float:
-    if not 0 <= wait_seconds < float("inf"):
-        raise InvalidInput(
-            "is not a time to wait",
-            field="wait_seconds",
-            value=wait_seconds,
-            remedy="give a number of seconds, 0 not to wait",
-        )
-    return wait_seconds
 
 
 __all__ = ["AsyncBudgetThrottler", "BudgetThrottler", "ThrottleDecision", "hold_name", "rank_of"]

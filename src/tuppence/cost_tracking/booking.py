@@ -22,7 +22,7 @@ from tuppence.core.usage import MeteredPart, encode_other_units
 from tuppence.cost_tracking.dictionary import Dictionary
 from tuppence.cost_tracking.measures import COLUMNS, Measures
 from tuppence.cost_tracking.names import check_names
-from tuppence.errors import IdempotencyConflict, InvalidPeriod, InvalidUsage
+from tuppence.errors import IdempotencyConflict, InvalidPeriod, InvalidUsage, TuppenceError
 from tuppence.storage.database import BulkInsert, Kind, Row, Transaction
 
 if TYPE_CHECKING:
@@ -270,6 +270,44 @@ def book_calls(
         total = total.plus(amendment.measures)
     amended = sum(amendment.calls for amendment in amendments)
     return Booked(len(calls) - duplicates, duplicates - amended, total, amended)
+
+
+def book_each(
+    tx: Transaction,
+    dictionary: Dictionary,
+    book: PriceBook,
+    charges: Charges,
+    calls: Sequence[Call],
+    on_changed: OnChanged,
+) -> list[Booked | TuppenceError]:
+    """Book calls together; return what was booked for each, or why it cannot be."""
+    priced = [_rows_or_error(call, book) for call in calls]
+    rows = [row for own in priced if isinstance(own, list) for row in own]
+    tx.savepoint()
+    numbered = numbered_rows(dictionary, rows)
+    if tx.insert(USAGE_ROWS, numbered) == len(numbered):
+        roll_up(tx, dictionary, numbered)
+        charges.add(rows)
+        return [_all_new(own) if isinstance(own, list) else own for own in priced]
+    tx.undo()  # some are booked already
+    dictionary.found.clear()
+    return [
+        book_calls(tx, dictionary, book, charges, [call], on_changed)
+        if isinstance(own, list)
+        else own
+        for call, own in zip(calls, priced, strict=True)
+    ]
+
+
+def _rows_or_error(call: Call, book: PriceBook) -> list[UsageRow] | TuppenceError:
+    try:
+        return rows_of(call, book)
+    except TuppenceError as error:
+        return error
+
+
+def _all_new(rows: Sequence[UsageRow]) -> Booked:
+    return Booked(1, 0, _sum([row.measures for row in rows]))
 
 
 def book_one(

@@ -45,13 +45,13 @@ class Charges:
     def __init__(self, directory: Directory, now_micros: int) -> None:
         self._directory = directory
         self._now = now_micros
-        self._rows: list[Sequence[UsageRow]] = []
+        self._rows: list[UsageRow] = []
         self._corrections: list[NumberedRow] = []
         self._budgets: dict[Key, Budget] = {}
 
     def add(self, rows: Sequence[UsageRow]) -> None:
         """Charge rows; those of calls that a hold has paid for are left out."""
-        self._rows.append(rows)
+        self._rows += [row for row in rows if not row.governed]
 
     def correct(self, rows: Iterable[NumberedRow]) -> None:
         """Charge corrections: differences to what was charged before."""
@@ -59,7 +59,7 @@ class Charges:
 
     def carry_out(self, tx: Transaction, dictionary: Dictionary) -> None:
         """Move the counters of all budgets that cover what was booked, and write alerts."""
-        if not self._corrections and not any(self._rows):
+        if not self._corrections and not self._rows:
             return
         hold_budgets(tx)
         self._directory.refresh(tx)
@@ -70,10 +70,8 @@ class Charges:
             self._move(tx, sums)
 
     def _charges(self, dictionary: Dictionary) -> Iterator[_Charge]:
-        for rows in self._rows:
-            for row in rows:
-                if not row.governed:
-                    yield row.occurred_at_micros, row.attribution, row.measures
+        for row in self._rows:
+            yield row.occurred_at_micros, row.attribution, row.measures
         for correction in self._corrections:
             occurred_at, attribution_ref, session_ref, *_ = correction
             attribution = dictionary.attribution_of(attribution_ref, session_ref)

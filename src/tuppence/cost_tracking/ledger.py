@@ -14,7 +14,14 @@ from tuppence.core.money import Money
 from tuppence.core.periods import Span, to_micros
 from tuppence.core.price_book import PriceBook
 from tuppence.cost_tracking import amendments, budgets, counters, verification
-from tuppence.cost_tracking.booking import Booked, Call, book_calls, book_one, refuse_changed
+from tuppence.cost_tracking.booking import (
+    Booked,
+    Call,
+    book_calls,
+    book_each,
+    book_one,
+    refuse_changed,
+)
 from tuppence.cost_tracking.charges import Charges
 from tuppence.cost_tracking.contracts import add_contract, contract_version, read_contracts
 from tuppence.cost_tracking.counters import BudgetStatus, all_statuses
@@ -22,6 +29,7 @@ from tuppence.cost_tracking.dictionary import Dictionary, KnownIds
 from tuppence.cost_tracking.directory import Directory
 from tuppence.cost_tracking.measures import Measures
 from tuppence.cost_tracking.summary import SummaryQuery, SummaryRow, summarize, total_of
+from tuppence.errors import TuppenceError
 from tuppence.prices.catalogue import load_price_book
 from tuppence.settings import current_user, load_settings
 from tuppence.storage.database import Database, Row, Transaction
@@ -74,12 +82,27 @@ class Ledger:
         on_changed = refuse_changed if on_change == "refuse" else amendments.amend
         return self._write(book_calls, calls, on_changed)
 
-    def book_each(self, calls: Sequence[Call]) -> list[Booked]:
-        """Book calls in one transaction, and return what was booked for each.
+    def book_each(
+        self, tx: Transaction, calls: Sequence[Call]
+    ) -> tuple[list[Booked | TuppenceError], KnownIds]:
+        """Book calls within a transaction; return what was booked for each, or why it cannot be.
 
-        A call whose key was booked with another payload is amended, as by `book`.
+        None suffers for another. A call whose key was booked with another payload is amended, as
+        by `book`. The ids that were found are for `remember`, once the transaction is durable.
         """
-        return self._write(_book_each, calls)
+        dictionary = Dictionary(tx, self._known)
+        charges = Charges(self._directory, to_micros(self.now()))
+        booked = book_each(
+            tx, dictionary, self._book_in_force(tx), charges, calls, amendments.amend
+        )
+        charges.carry_out(tx, dictionary)
+        return booked, dictionary.found
+
+    def remember(self, found: KnownIds) -> None:
+        """Keep the ids that a transaction has found; it must be durable."""
+        if len(self._known) > MOST_KNOWN_IDS:
+            self._known.clear()
+        self._known.update(found)
 
     def book_one(self, call: Call) -> tuple[list[Row], bool]:
         """Book one call; return its rows as the ledger has them, and whether it was new."""
@@ -190,9 +213,7 @@ class Ledger:
             return result, dictionary.found
 
         result, found = self.database.run(transaction)
-        if len(self._known) > MOST_KNOWN_IDS:
-            self._known.clear()
-        self._known.update(found)
+        self.remember(found)
         return result
 
     def _book_in_force(self, tx: Transaction) -> PriceBook:
@@ -208,17 +229,6 @@ class Ledger:
         if self._listed is None:
             self._listed = self._load_book()
         return self._listed
-
-
-def _book_each(
-    tx: Transaction,
-    dictionary: Dictionary,
-    book: PriceBook,
-    charges: Charges,
-    calls: Sequence[Call],
-) -> list[Booked]:
-    on_changed = amendments.amend
-    return [book_calls(tx, dictionary, book, charges, [call], on_changed) for call in calls]
 
 
 def _summary_and_total(tx: Transaction, query: SummaryQuery) -> tuple[list[SummaryRow], Measures]:

@@ -107,18 +107,36 @@ def call_of_response(
 ) -> Call:
     """Return the call that a provider's response was the answer to."""
     _refuse_unknown(record, _ATTRIBUTION_FIELDS)
-    key = _key(record, response.response_id, provider)
+    return call_of(
+        response,
+        provider,
+        _attribution(record),
+        _moment(record, now),
+        key=_key(record, response.response_id, provider),
+        governed=_is_governed(record),
+    )
+
+
+def call_of(
+    response: MeteredResponse,
+    provider: str,
+    attribution: Attribution,
+    occurred_at_micros: int,
+    *,
+    key: bytes | None = None,
+    governed: bool = False,
+) -> Call:
+    """Return the call that a response was the answer to, by default under the response's own key.
+
+    Raises InvalidUsage or InvalidInput for what cannot be booked.
+    """
+    if key is None and response.response_id:
+        key = key_of_response(provider, response.response_id)
     if key is None and len(response.parts) > 1:
         key = key_of_caller(uuid.uuid4().hex)  # the parts of one call are found by their key
-    return Call(
-        _moment(record, now),
-        _attribution(record),
-        provider,
-        response.parts,
-        key,
-        response.output_complete,
-        _is_governed(record),
-    ).check()
+    complete = response.output_complete
+    call = Call(occurred_at_micros, attribution, provider, response.parts, key, complete, governed)
+    return call.check()
 
 
 def _refuse_unknown(record: Mapping[str, Any], known: frozenset[str]) -> None:

@@ -9,22 +9,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Generic, TypeVar, Unpack, cast
 
-from tuppence.budget.engine import BudgetEngine
-from tuppence.budget.holds import AsyncHold, Hold
-from tuppence.budget.scopes import DEFAULT_THROTTLER, scopes_of
+from tuppence.budget.calls import Amounts
+from tuppence.budget.hold_rows import settled_nanos
+from tuppence.budget.holds import AsyncHold, Hold, hold_id_of
+from tuppence.budget.requests import Bill
+from tuppence.budget.scopes import DEFAULT_THROTTLER
 from tuppence.budget.throttler import (
     AsyncBudgetThrottler,
     BudgetThrottler,
     ThrottlerOptions,
-    rank_of,
 )
-from tuppence.core.admission import ENFORCED, room_for
 from tuppence.core.usage import MeteredResponse
-from tuppence.cost_tracking.budgets import Scope
 from tuppence.cost_tracking.ledger import utc_now
 from tuppence.errors import (
     BudgetExceeded,
@@ -33,8 +33,9 @@ from tuppence.errors import (
     HoldExpired,
     InvalidInput,
     LedgerError,
+    TuppenceError,
+    UnknownPrice,
 )
-from tuppence.governing.bookkeeping import Bookkeeper, settled_nanos
 from tuppence.governing.endpoints import Endpoint
 from tuppence.governing.scope import Payment, current_scope
 from tuppence.governing.steps import GovernOptions, Prepared, Steps
@@ -54,6 +55,8 @@ class GovernedCall(Generic[H]):
     hold: H
     cost_nanos: int | None = None
     """What it did cost, once it is settled; None before, and where it has no price."""
+    left_nanos: int | None = None
+    """The least that a budget which covers it had left then; None where no budget is enforced."""
     is_left: bool = False
     """Whether its hold counts at its bound for good; then nothing else may end it."""
 
@@ -61,6 +64,16 @@ class GovernedCall(Generic[H]):
     def request(self) -> dict[str, Any]:
         """What is to be sent."""
         return self.prepared.request
+
+    def settled_by(self, bill: Bill) -> None:
+        """Take over what was booked; raise why the answer could not be."""
+        self.cost_nanos, self.left_nanos = bill.cost_nanos, bill.left_nanos
+        self.is_left = bill.is_unresolved
+        why = _UNRESOLVED if isinstance(bill.booked, TuppenceError) else _UNPRICED
+        if self.is_left:
+            _logger.warning(why, self.hold.id, self.prepared.model, self.hold.id)
+        if isinstance(bill.booked, TuppenceError):
+            raise bill.booked
 
 
 class Governor:
@@ -76,7 +89,6 @@ class Governor:
         )
         self._name = options.get("name", DEFAULT_THROTTLER)
         self._ledger = self._throttler.calls.ledger
-        self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
 
     def open(
@@ -117,7 +129,8 @@ class Governor:
         """
         payer = self._steps.payment(current_scope())
         wish = self._steps.batch_wish(provider, requests)
-        self._throttler.hold(wish, priority=payer.priority, **payer.payer).release()
+        scopes = payer.scopes(self._name)
+        self._throttler.hold_amounts(wish, scopes, priority=payer.priority).release()
 
     def settle(self, call: GovernedCall[Hold], metered: MeteredResponse) -> None:
         """Book what a call used, once, and settle its hold: both durable on return.
@@ -126,22 +139,17 @@ class Governor:
         "journal" the hold is left instead.
         """
         try:
-            booked = self._bookkeeper.book(self._steps.bill(call.prepared, metered, call.hold.id))
+            bill = Bill(self._steps.bill(call.prepared, metered))
+            self._settle_bill(call, bill)
         except DatabaseUnreachable:
             self.leave(call)
             if not self._steps.journals:
                 raise
-            return
         except BaseException:
             self.leave(call)
             raise
-        if not booked.calls:  # this answer is paid for by whoever booked it first
-            self._end_hold(call, None)
-        elif booked.measures.unpriced_count:
-            self.leave(call, _UNPRICED)
         else:
-            call.cost_nanos = booked.measures.cost_nanos
-            self._end_hold(call, call.cost_nanos)
+            call.settled_by(bill)
 
     def book_answers(self, answers: Sequence[MeteredResponse], provider: str) -> None:
         """Book answers that nothing was held for, such as those of a batch, each once."""
@@ -176,31 +184,37 @@ class Governor:
         except LedgerError:
             _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
-    def budget_left_nanos(self, call: GovernedCall[Hold]) -> int | None:
-        """Return the least that a budget which covers a call has left; None where none does.
-
-        Budgets that only watch do not count. Raises DatabaseUnreachable.
-        """
-        return _least_left(self._throttler.engine, self._scopes(call.prepared), call.prepared)
-
     def close(self) -> None:
         """Close the database."""
-        self._bookkeeper.close()
         self._throttler.close()
 
-    def _scopes(self, prepared: Prepared) -> tuple[Scope, ...]:
-        return scopes_of(prepared.payment.payer, self._name)
+    def _settle_bill(self, call: GovernedCall[Hold], bill: Bill) -> None:
+        if call.hold.is_journaled:
+            self._settle_journaled(call, bill)
+            return
+        try:
+            call.hold.settle_bill(bill)
+        except HoldExpired:
+            self._end_hold(call, bill.cost_nanos)
+        except HoldAlreadyEnded:  # by an operator, who resolved it when its lease had run out
+            _logger.warning(_ENDED, call.hold.id, exc_info=True)
+            if not bill.is_unresolved:
+                self._charge_difference(call, bill.cost_nanos or 0)
+
+    def _settle_journaled(self, call: GovernedCall[Hold], bill: Bill) -> None:
+        """Book a call, then end its hold, which is not in the database but in the journal."""
+        bill.booked = self._ledger.book([bill.call], on_change="amend")
+        if bill.is_unresolved:
+            call.hold.__exit__(None, None, None)
+        else:
+            self._end_hold(call, bill.cost_nanos)
 
     def _hold(self, prepared: Prepared, bound_nanos: int | None = None) -> Hold:
-        amounts = prepared.wish.amounts
-        if bound_nanos is not None:
-            amounts["minimum"] = None
-        return self._throttler.hold(
-            prepared.wish.upper_bound if bound_nanos is None else _dollars(bound_nanos),
-            **amounts,
+        return self._throttler.hold_amounts(
+            _amounts(prepared, bound_nanos),
+            prepared.payment.scopes(self._name),
             priority=prepared.payment.priority,
             wait_seconds=self._steps.wait_seconds,
-            **prepared.payment.payer,
         )
 
     def _end_hold(self, call: GovernedCall[Hold], cost_nanos: int | None) -> None:
@@ -225,7 +239,7 @@ class Governor:
         Only the provider's counts are the truth, whatever an operator took it for.
         """
         hold, payment = call.hold, call.prepared.payment
-        difference = cost_nanos - settled_nanos(self._ledger.database, hold.id)
+        difference = cost_nanos - self._ledger.database.read(settled_nanos, hold_id_of(hold.id))
         if difference > 0:
             self._throttler.record_usage(
                 _dollars(difference),
@@ -250,7 +264,6 @@ class AsyncGovernor:
         )
         self._name = options.get("name", DEFAULT_THROTTLER)
         self._ledger = self._throttler.calls.ledger
-        self._bookkeeper = Bookkeeper(self._ledger)
         self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
         self._threads = DatabaseThreads()
         self._ends: set[asyncio.Task[None]] = set()
@@ -260,7 +273,7 @@ class AsyncGovernor:
     ) -> GovernedCall[AsyncHold]:
         """See Governor.open."""
         payer = self._steps.payment(current_scope() if payment is None else payment)
-        prepared = await self._threads.call(self._steps.prepare, endpoint, request, payer)
+        prepared = await self._prepare(endpoint, request, payer)
         try:
             hold = await self._hold(prepared)
         except BudgetExceeded as error:
@@ -272,6 +285,14 @@ class AsyncGovernor:
         self._steps.sent(prepared)
         return GovernedCall(prepared, hold)
 
+    async def _prepare(
+        self, endpoint: Endpoint, request: Mapping[str, Any], payer: Payment
+    ) -> Prepared:
+        if self._steps.is_quick(request):
+            with suppress(UnknownPrice):  # the thread may find that it has just been set
+                return self._steps.prepare_quickly(endpoint, request, payer)
+        return await self._threads.call(self._steps.prepare, endpoint, request, payer)
+
     async def attempt_again(self, call: GovernedCall[AsyncHold]) -> None:
         """See Governor.attempt_again."""
         await self.leave(call)
@@ -282,7 +303,8 @@ class AsyncGovernor:
         """See Governor.check_batch."""
         payer = self._steps.payment(current_scope())
         wish = await self._threads.call(self._steps.batch_wish, provider, requests)
-        hold = await self._throttler.hold(wish, priority=payer.priority, **payer.payer)
+        scopes = payer.scopes(self._name)
+        hold = await self._throttler.hold_amounts(wish, scopes, priority=payer.priority)
         await hold.release()
 
     async def settle(self, call: GovernedCall[AsyncHold], metered: MeteredResponse) -> None:
@@ -316,55 +338,53 @@ class AsyncGovernor:
         except LedgerError:
             _logger.warning(_STAYS, call.hold.id, exc_info=True)
 
-    async def budget_left_nanos(self, call: GovernedCall[AsyncHold]) -> int | None:
-        """See Governor.budget_left_nanos."""
-        prepared = call.prepared
-        return await self._threads.call(
-            _least_left, self._throttler.engine, self._scopes(prepared), prepared
-        )
-
     async def close(self) -> None:
         """Wait for what is being settled, close the database and end the threads."""
         if self._ends:
             await asyncio.wait(self._ends)
-        await self._threads.call(self._bookkeeper.close)
         await self._throttler.close()
         self._threads.shutdown()
 
     async def _settle(self, call: GovernedCall[AsyncHold], metered: MeteredResponse) -> None:
         try:
-            booked = await self._bookkeeper.book_async(
-                self._steps.bill(call.prepared, metered, call.hold.id)
-            )
+            bill = Bill(self._steps.bill(call.prepared, metered))
+            await self._settle_bill(call, bill)
         except DatabaseUnreachable:
             await self.leave(call)
             if not self._steps.journals:
                 raise
-            return
         except BaseException:
             await self.leave(call)
             raise
-        if not booked.calls:
-            await self._end_hold(call, None)
-        elif booked.measures.unpriced_count:
-            await self.leave(call, _UNPRICED)
         else:
-            call.cost_nanos = booked.measures.cost_nanos
-            await self._end_hold(call, call.cost_nanos)
+            call.settled_by(bill)
 
-    def _scopes(self, prepared: Prepared) -> tuple[Scope, ...]:
-        return scopes_of(prepared.payment.payer, self._name)
+    async def _settle_bill(self, call: GovernedCall[AsyncHold], bill: Bill) -> None:
+        if call.hold.is_journaled:
+            await self._settle_journaled(call, bill)
+            return
+        try:
+            await call.hold.settle_bill(bill)
+        except HoldExpired:
+            await self._end_hold(call, bill.cost_nanos)
+        except HoldAlreadyEnded:
+            _logger.warning(_ENDED, call.hold.id, exc_info=True)
+            if not bill.is_unresolved:
+                await self._charge_difference(call, bill.cost_nanos or 0)
+
+    async def _settle_journaled(self, call: GovernedCall[AsyncHold], bill: Bill) -> None:
+        bill.booked = await self._threads.call(self._ledger.book, [bill.call], on_change="amend")
+        if bill.is_unresolved:
+            await call.hold.__aexit__(None, None, None)
+        else:
+            await self._end_hold(call, bill.cost_nanos)
 
     async def _hold(self, prepared: Prepared, bound_nanos: int | None = None) -> AsyncHold:
-        amounts = prepared.wish.amounts
-        if bound_nanos is not None:
-            amounts["minimum"] = None
-        return await self._throttler.hold(
-            prepared.wish.upper_bound if bound_nanos is None else _dollars(bound_nanos),
-            **amounts,
+        return await self._throttler.hold_amounts(
+            _amounts(prepared, bound_nanos),
+            prepared.payment.scopes(self._name),
             priority=prepared.payment.priority,
             wait_seconds=self._steps.wait_seconds,
-            **prepared.payment.payer,
         )
 
     async def _end_hold(self, call: GovernedCall[AsyncHold], cost_nanos: int | None) -> None:
@@ -384,8 +404,9 @@ class AsyncGovernor:
 
     async def _charge_difference(self, call: GovernedCall[AsyncHold], cost_nanos: int) -> None:
         hold, payment = call.hold, call.prepared.payment
-        database = self._ledger.database
-        difference = cost_nanos - await self._threads.call(settled_nanos, database, hold.id)
+        read = self._ledger.database.read
+        ended_at = await self._threads.call(read, settled_nanos, hold_id_of(hold.id))
+        difference = cost_nanos - ended_at
         if difference > 0:
             await self._throttler.record_usage(
                 _dollars(difference),
@@ -416,14 +437,12 @@ _ENDED = "hold %s was ended by somebody else; its call is booked all the same"
 _STAYS = "hold %s could not be ended, and stays until its lease runs out"
 
 
-def _least_left(engine: BudgetEngine, scopes: tuple[Scope, ...], prepared: Prepared) -> int | None:
-    rank = rank_of(prepared.payment.priority)
-    rooms = [
-        0 if budget.terms.paused else max(room_for(budget.terms, tally, rank), 0)
-        for budget, tally in engine.view(scopes)
-        if budget.terms.mode in ENFORCED
-    ]
-    return min(rooms, default=None)
+def _amounts(prepared: Prepared, bound_nanos: int | None) -> Amounts:
+    """Return what to hold: what the call can cost, or again what was held for it."""
+    amounts = prepared.wish.amounts
+    if bound_nanos is None:
+        return amounts
+    return amounts._replace(bound_nanos=bound_nanos, minimum_nanos=bound_nanos)
 
 
 def _dollars(nanos: int) -> Decimal:

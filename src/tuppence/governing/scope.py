@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import NamedTuple
 
-from tuppence.budget.scopes import Payer
+from tuppence.budget.scopes import Payer, scopes_of
 from tuppence.core.attribution import Attribution
-from tuppence.cost_tracking.records import AttributionRecord
+from tuppence.cost_tracking.budgets import Scope
 
 
 class Payment(NamedTuple):
@@ -25,6 +26,10 @@ class Payment(NamedTuple):
             _merged(self.attribution, inner.attribution), inner.priority or self.priority
         )
 
+    def scopes(self, throttler: str) -> tuple[Scope, ...]:
+        """Return the scopes whose budgets cover the call, and that of a throttler."""
+        return _scopes(self, throttler)
+
     @property
     def payer(self) -> Payer:
         """The names as budgets know them."""
@@ -35,21 +40,6 @@ class Payment(NamedTuple):
             user_id=who.user_id,
             session_id=who.session_id,
             agent_id=who.agent_id,
-            tags=who.tags,
-        )
-
-    @property
-    def record(self) -> AttributionRecord:
-        """The names as the ledger takes them."""
-        who = self.attribution
-        return AttributionRecord(
-            team_id=who.team_id,
-            project_id=who.project_id,
-            user_id=who.user_id,
-            session_id=who.session_id,
-            agent_id=who.agent_id,
-            task_type=who.task_type,
-            task_complexity=who.task_complexity,
             tags=who.tags,
         )
 
@@ -113,6 +103,12 @@ def payment_of(
     return Payment(attribution.check(), priority)
 
 
+@lru_cache(maxsize=10_000)
+def _scopes(payment: Payment, throttler: str) -> tuple[Scope, ...]:
+    return scopes_of(payment.payer, throttler)
+
+
+@lru_cache(maxsize=10_000)
 def _merged(outer: Attribution, inner: Attribution) -> Attribution:
     if inner == NOBODY.attribution:
         return outer

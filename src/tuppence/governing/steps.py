@@ -6,22 +6,23 @@ Nothing here waits for a provider or holds money, so threads and coroutines shar
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
 from typing import Any, Literal
 
-from tuppence.budget.calls import CallPrices, CallWish
+from tuppence.budget.calls import Amounts, CallPrices, CallWish
 from tuppence.budget.throttler import ThrottlerOptions, rank_of
 from tuppence.caching.history import CacheHistory
 from tuppence.caching.planner import CachePlan, plan
-from tuppence.core.money import Money, to_nanos
+from tuppence.core.money import Money
+from tuppence.core.periods import to_micros
 from tuppence.core.price_book import PriceBook
 from tuppence.core.usage import STANDARD_TERMS, MeteredResponse, Terms
 from tuppence.cost_tracking.booking import Call
-from tuppence.cost_tracking.records import AttributionRecord, call_of_response
+from tuppence.cost_tracking.records import call_of
 from tuppence.errors import (
     BudgetExceeded,
     DatabaseUnreachable,
@@ -42,12 +43,11 @@ AUTO = "auto"
 CacheMode = Literal["off", "auto"]
 OnRefusal = Literal["raise", "downgrade"]
 
+BOOK_AGE_SECONDS = 0.1
+"""How old the prices may be by which a call is bounded; its cost is booked by those in force."""
+
 _DEARER_TIERS = {"priority": "priority", "fast": "priority", "ultrafast": "ultrafast"}
 """By the names that requests have for them, as prices know them."""
-
-
-_LEAST = Decimal("0.000000001")
-"""A nano-dollar: nothing smaller is counted."""
 
 
 class GovernOptions(ThrottlerOptions, total=False):
@@ -138,6 +138,7 @@ class Steps:
         self._routing: Routing | None = None
         self._history: CacheHistory | None = None
         self._last_book: PriceBook | None = None
+        self._read_at_seconds = float("-inf")
         unreachable = options.get("when_unreachable") or load_settings().when_unreachable
         self.journals = unreachable == "journal"
         """Whether calls go on while the database is away."""
@@ -146,6 +147,16 @@ class Steps:
     def wait_seconds(self) -> float:
         """How long a call waits for money."""
         return self._options.get("wait_seconds", 0.0)
+
+    def is_quick(self, asked: Mapping[str, Any]) -> bool:
+        """Tell whether `prepare` takes no longer than handing it to another thread."""
+        is_plain = self._options.get("cache", "off") == "off" and asked.get("model") != AUTO
+        return is_plain and self.is_fresh
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the next call needs nothing from the database before its hold."""
+        return time.monotonic() - self._read_at_seconds < BOOK_AGE_SECONDS
 
     def payment(self, inner: Payment = NOBODY) -> Payment:
         """Return who pays, by the options and by what the scopes around the call say."""
@@ -156,6 +167,16 @@ class Steps:
 
         Raises InvalidRequest, NoCapableModel, UnknownPrice, InvalidInput.
         """
+        try:
+            return self.prepare_quickly(endpoint, asked, payment)
+        except UnknownPrice:  # it may just have been set
+            self._read_at_seconds = float("-inf")
+            return self.prepare_quickly(endpoint, asked, payment)
+
+    def prepare_quickly(
+        self, endpoint: Endpoint, asked: Mapping[str, Any], payment: Payment
+    ) -> Prepared:
+        """Do the same by prices of a moment ago, without asking the database if they are fresh."""
         now = self._now()
         request = dict(asked)
         book = self._book()
@@ -193,20 +214,21 @@ class Steps:
             if offer.model != prepared.model and offer.max_tokens >= prepared.wish.max_tokens:
                 with suppress(UnknownPrice):  # on the terms of this request
                     cheaper = self._moved(prepared, offer.model)
-                    if to_nanos(cheaper.wish.upper_bound) <= error.available_nanos and self._takes(
+                    if cheaper.wish.amounts.bound_nanos <= error.available_nanos and self._takes(
                         cheaper
                     ):
                         return cheaper
         return None
 
-    def batch_wish(self, provider: str, requests: Sequence[Mapping[str, Any]]) -> Decimal:
-        """Return what a batch costs at most, in dollars; the least there is where nobody can tell.
+    def batch_wish(self, provider: str, requests: Sequence[Mapping[str, Any]]) -> Amounts:
+        """Return what a batch costs at most; the least there is where nobody can tell.
 
         Raises InvalidRequest, UnknownPrice.
         """
         book = self._book()
-        wishes = [self._batched(provider, request, book).upper_bound for request in requests]
-        return max(sum(wishes, Decimal(0)), _LEAST)
+        wishes = [self._batched(provider, request, book).amounts for request in requests]
+        bound_nanos = max(sum(one.bound_nanos for one in wishes), 1)
+        return Amounts(bound_nanos, 0, bound_nanos, "")
 
     def sent(self, prepared: Prepared) -> None:
         """Note that a call is being sent."""
@@ -218,7 +240,7 @@ class Steps:
         if prepared.plan is not None and self._history is not None:
             self._history.unanswered(prepared.plan)
 
-    def bill(self, prepared: Prepared, metered: MeteredResponse, hold_id: str) -> Call:
+    def bill(self, prepared: Prepared, metered: MeteredResponse) -> Call:
         """Return what is booked for an answer, and learn from its counts."""
         usage = metered.parts[0].usage
         if prepared.plan is not None and self._history is not None:
@@ -226,17 +248,20 @@ class Steps:
         if prepared.is_routed and self._routing is not None:
             session = prepared.payment.attribution.session_id or None
             self._routing.remember(session, prepared.model, metered)
-        record = AttributionRecord(**prepared.payment.record)
-        record["timestamp"] = prepared.started_at
-        record["hold_id"] = hold_id
-        return call_of_response(metered, prepared.endpoint.provider, record, self._now())
+        return call_of(
+            metered,
+            prepared.endpoint.provider,
+            prepared.payment.attribution,
+            to_micros(prepared.started_at),
+            governed=True,
+        )
 
     def bills(
         self, answers: Sequence[MeteredResponse], provider: str, inner: Payment
     ) -> list[Call]:
         """Return what is booked for answers that nothing was held for."""
-        record, now = self.payment(inner).record, self._now()
-        return [call_of_response(metered, provider, record, now) for metered in answers]
+        payer, now_micros = self.payment(inner).attribution, to_micros(self._now())
+        return [call_of(metered, provider, payer, now_micros) for metered in answers]
 
     def _batched(self, provider: str, request: Mapping[str, Any], book: PriceBook) -> CallWish:
         """Return one request of a batch, at the prices of batches."""
@@ -309,12 +334,17 @@ class Steps:
             return self._routing
 
     def _book(self) -> PriceBook:
-        """Return the price book in force; where calls go on without a database, the last known."""
-        try:
-            self._last_book = self._calls.ledger.price_book()
-        except DatabaseUnreachable:
-            if not self.journals or self._last_book is None:
-                raise
+        """Return the price book that was in force a moment ago; what is booked is never behind.
+
+        Where calls go on without a database, the last known.
+        """
+        if self._last_book is None or not self.is_fresh:
+            try:
+                self._last_book = self._calls.ledger.price_book()
+                self._read_at_seconds = time.monotonic()
+            except DatabaseUnreachable:
+                if not self.journals or self._last_book is None:
+                    raise
         return self._last_book
 
     def _wish(

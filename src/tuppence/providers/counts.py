@@ -53,7 +53,9 @@ def mappings_at(parent: Mapping[str, Any], field: str) -> Sequence[Mapping[str, 
     value = parent.get(field)
     if value is None:
         return ()
-    if isinstance(value, Sequence) and all(isinstance(item, Mapping) for item in value):
+    if isinstance(value, Sequence) and all(
+        type(item) is dict or isinstance(item, Mapping) for item in value
+    ):
         return value
     raise InvalidUsage(
         "is not a list of objects",

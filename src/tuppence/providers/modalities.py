@@ -44,6 +44,8 @@ def split_prompt(prompt: InclusivePrompt) -> DisjointPrompt:
         part_field="cached and written tokens",
         whole_field="prompt tokens",
     )
+    if not prompt.by_modality and not prompt.cached_by_modality:
+        return DisjointPrompt(uncached, prompt.cached, {})
     read = {m: n for m in MODALITIES if (n := prompt.cached_by_modality.get(m, 0))}
     fresh = {m: _fresh(prompt, m) for m in MODALITIES if prompt.by_modality.get(m)}
     read_text = _without_modalities(prompt.cached, read, "cached tokens")
@@ -65,6 +67,8 @@ def split_plain(
     direction: str, total: int, by_modality: Mapping[str, int]
 ) -> tuple[int, dict[str, int]]:
     """Return the text tokens of an uncached total, and its other modalities as units."""
+    if not by_modality:
+        return total, {}
     present = {m: n for m in MODALITIES if (n := by_modality.get(m, 0))}
     text = _without_modalities(total, present, f"{direction} tokens")
     return text, {f"{direction}_{m}_tokens": n for m, n in present.items()}
