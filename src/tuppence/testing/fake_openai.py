@@ -100,6 +100,8 @@ class FakeOpenAI:
             raise ApiError(400, f"Missing required parameter: '{_CONTENTS[exchange.path]}'.")
         if model not in MODELS:
             raise ApiError(404, f"The model `{model}` does not exist")
+        if not isinstance(request.get("stream_options") or {}, dict):
+            raise ApiError(400, "Invalid type for 'stream_options': expected an object.")
         step = self._steps.popleft() if self._steps else None
         if isinstance(step, Failure):
             raise ApiError(step.status, step.message, headers=step.headers)
