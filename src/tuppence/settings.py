@@ -52,6 +52,8 @@ class Settings:
     """OPENAI_API_KEY: the key with which the gateway calls OpenAI; none by default."""
     openai_base_url: str | None
     """OPENAI_BASE_URL: another place to send these calls to; none by default."""
+    upstreams_path: Path | None
+    """TUPPENCE_UPSTREAMS: a file with the gateway's upstreams; those of the four above without."""
     key_secret: str | None
     """TUPPENCE_KEY_SECRET: what the gateway's keys are hashed with; a file's content by default."""
     key_secret_directory: Path
@@ -62,6 +64,12 @@ def wants_colours(environment: Mapping[str, str] | None = None) -> bool:
     """Tell whether the terminal may be coloured: NO_COLOR, set to anything, forbids it."""
     env = os.environ if environment is None else environment
     return not env.get("NO_COLOR")
+
+
+def environment_value(name: str, environment: Mapping[str, str] | None = None) -> str | None:
+    """Return a variable that a file of the user's names, such as a key; None where it is empty."""
+    env = os.environ if environment is None else environment
+    return env.get(name) or None
 
 
 def current_user() -> str:
@@ -78,6 +86,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
     home = Path(env.get("HOME") or Path.home())
     data_home = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share")
     cache_home = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
+    upstreams = env.get("TUPPENCE_UPSTREAMS")
     return Settings(
         database_url=env.get("DATABASE_URL") or f"sqlite:///{data_home / 'tuppence' / 'ledger.db'}",
         cache_directory=Path(env.get("TUPPENCE_CACHE") or cache_home / "tuppence"),
@@ -92,6 +101,7 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
         anthropic_base_url=env.get("ANTHROPIC_BASE_URL") or None,
         openai_api_key=env.get("OPENAI_API_KEY") or None,
         openai_base_url=env.get("OPENAI_BASE_URL") or None,
+        upstreams_path=Path(upstreams) if upstreams else None,
         key_secret=env.get("TUPPENCE_KEY_SECRET") or None,
         key_secret_directory=data_home / "tuppence",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import click
@@ -48,6 +49,11 @@ DEFAULT_PORT = 4100
     show_default=True,
     help="Place cache markers in Claude requests.",
 )
+@click.option(
+    "--upstreams",
+    type=click.Path(path_type=Path),
+    help="TOML file with the places that calls go to.",
+)
 @database_option
 def command(host: str, port: int, **options: Any) -> None:
     """Serve the gateway until Ctrl-C: point clients at it by their base URL alone."""
@@ -77,6 +83,7 @@ def command(host: str, port: int, **options: Any) -> None:
                 most_body_bytes=options["max_body_mb"] * 1024 * 1024,
                 wait_seconds=options["wait_seconds"],
                 cache=options["cache"],
+                upstreams_path=options["upstreams"],
                 own_urls=server.own_urls(listener),
             )
         )

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
 
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.entrypoints.gateway.access import key_of
@@ -18,6 +20,7 @@ from tuppence.entrypoints.gateway.connection import (
     Send,
 )
 from tuppence.entrypoints.gateway.exchange import Exchanges
+from tuppence.entrypoints.gateway.forwarding import Forwarder
 from tuppence.entrypoints.gateway.keys import KeyRing
 from tuppence.entrypoints.gateway.replies import (
     LEDGER_UNREACHABLE,
@@ -28,11 +31,17 @@ from tuppence.entrypoints.gateway.replies import (
 )
 from tuppence.entrypoints.gateway.routes import provider_of, route_of
 from tuppence.entrypoints.gateway.secret import key_secret
-from tuppence.entrypoints.gateway.upstream import Place, Upstream, places_of
+from tuppence.entrypoints.gateway.upstream import Place, places_of
+from tuppence.entrypoints.gateway.upstreams import (
+    UpstreamChoice,
+    Upstreams,
+    upstreams_of_places,
+)
+from tuppence.entrypoints.gateway.upstreams_file import read_upstreams
 from tuppence.errors import InvalidInput, TuppenceError
 from tuppence.governing.governor import AsyncGovernor
 from tuppence.governing.steps import CacheMode
-from tuppence.settings import load_settings
+from tuppence.settings import Settings, load_settings
 from tuppence.storage.threads import DatabaseThreads
 
 MOST_BODY_BYTES = 32 * 1024 * 1024
@@ -57,10 +66,14 @@ class GatewayOptions:
     cache: CacheMode = "off"
     """"auto" plans the cache markers of Claude requests."""
     places: Mapping[Provider, Place] | None = None
-    """The providers; those of the settings by default."""
+    """The providers, one upstream each; those of `upstreams_path` or the settings by default."""
+    upstreams_path: Path | None = None
+    """A file with the upstreams; the one of the settings by default, which may be none."""
     own_urls: frozenset[str] = frozenset()
     """Where the gateway itself is: a provider there would be an endless loop."""
     seconds: Callable[[], float] = time.monotonic
+    random: Random = field(default_factory=Random)
+    """What shuffles upstreams of one order."""
 
 
 class Gateway:
@@ -72,8 +85,9 @@ class Gateway:
     def __init__(self, options: GatewayOptions) -> None:
         settings = load_settings()
         self._options = options
-        self._places = places_of(settings) if options.places is None else options.places
-        _refuse_loop(self._places, options.own_urls)
+        self._upstreams = _upstreams(options, settings)
+        _refuse_loop(self._upstreams, options.own_urls)
+        self._choice = UpstreamChoice(self._upstreams, options.seconds, options.random)
         self._threads = DatabaseThreads(1)
         self._ledger = Ledger.open(options.database_url)
         try:
@@ -86,7 +100,7 @@ class Gateway:
         except BaseException:
             self._ledger.close()
             raise
-        self._upstream: Upstream | None = None
+        self._forwarder: Forwarder | None = None
         self._running: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,10 +147,9 @@ class Gateway:
         if route is None:
             raise Refusal(404, f"The gateway does not serve {method} {path}", "not_found")
         key = await key_of(connection.headers, self._ring) if self._options.needs_key else None
-        if key is not None and self._places[route.provider].api_key is None:
-            raise Refusal(
-                404, f"This gateway has no key for {route.provider}", "provider_not_served"
-            )
+        if not self._upstreams.of(route.provider):
+            problem = f"This gateway has no upstream with a key for {route.provider}"
+            raise Refusal(404, problem, "provider_not_served")
         if "content-encoding" in connection.headers:
             raise Refusal(415, "Send the body without a content-encoding", "unsupported_encoding")
         body = await connection.body(self._options.most_body_bytes)
@@ -148,9 +161,14 @@ class Gateway:
         )
 
     def _exchanges(self) -> Exchanges:
-        if self._upstream is None:
-            self._upstream = Upstream(self._places)  # belongs to the loop that serves
-        return Exchanges(self._governor, self._upstream, shows_amounts=self._options.shows_amounts)
+        if self._forwarder is None:
+            self._forwarder = Forwarder()  # belongs to the loop that serves
+        return Exchanges(
+            self._governor,
+            self._forwarder,
+            self._choice,
+            shows_amounts=self._options.shows_amounts,
+        )
 
     def _open_ring(self, secret: bytes) -> KeyRing:
         ring = KeyRing(self._ledger, secret, self._threads, self._options.seconds)
@@ -164,7 +182,7 @@ class Gateway:
                 remedy="run: tuppence key create --team TEAM, or serve this machine alone "
                 "with --no-keys",
             )
-        if not any(place.api_key for place in self._places.values()):
+        if not self._upstreams.all:
             raise InvalidInput(
                 "is not set: the gateway could call no provider",
                 field="ANTHROPIC_API_KEY",
@@ -185,20 +203,29 @@ class Gateway:
         """End what runs and close the ledger; calls without an answer are left unresolved."""
         if self._running:
             await asyncio.wait(set(self._running))
-        if self._upstream is not None:
-            await self._upstream.close()
+        if self._forwarder is not None:
+            await self._forwarder.close()
         await self._governor.close()
         self._threads.shutdown()
         self._ledger.close()
 
 
-def _refuse_loop(places: Mapping[Provider, Place], own_urls: frozenset[str]) -> None:
+def _upstreams(options: GatewayOptions, settings: Settings) -> Upstreams:
+    """Return where calls go: as the options say, else a file, else the two of the environment."""
+    path = options.upstreams_path or settings.upstreams_path
+    if options.places is None and path is not None:
+        return read_upstreams(path, needs_key=options.needs_key)
+    places = places_of(settings) if options.places is None else options.places
+    return upstreams_of_places(places, needs_key=options.needs_key)
+
+
+def _refuse_loop(upstreams: Upstreams, own_urls: frozenset[str]) -> None:
     """Refuse to send on to the gateway itself: its clients' setting is easily in its own shell."""
-    for provider, place in places.items():
-        if place.base_url in own_urls:
+    for upstream in upstreams.all:
+        if upstream.base_url in own_urls:
             raise InvalidInput(
                 "is the gateway itself",
-                field=f"{provider.upper()}_BASE_URL",
-                value=place.base_url,
-                remedy="start the gateway where this variable is not set; it is for clients",
+                field=upstream.setting,
+                value=upstream.base_url,
+                remedy="name the provider's own URL; this one is for clients of the gateway",
             )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +14,14 @@ import msgspec
 from tuppence.budget.holds import AsyncHold
 from tuppence.core.usage import MeteredResponse
 from tuppence.entrypoints.gateway.access import check_model, payment_for
+from tuppence.entrypoints.gateway.attempts import (
+    Attempts,
+    FailedAttempt,
+    failed_answer,
+    without_answer,
+)
 from tuppence.entrypoints.gateway.connection import Connection
+from tuppence.entrypoints.gateway.forwarding import Forwarder, answer_headers
 from tuppence.entrypoints.gateway.keys import GatewayKey
 from tuppence.entrypoints.gateway.replies import (
     Headers,
@@ -22,13 +31,15 @@ from tuppence.entrypoints.gateway.replies import (
     refusal_of,
 )
 from tuppence.entrypoints.gateway.transport import Response, UpstreamDown
-from tuppence.entrypoints.gateway.upstream import Upstream, answer_headers
-from tuppence.errors import LedgerError
-from tuppence.governing.attempts import may_be_billed
+from tuppence.entrypoints.gateway.upstream import Upstream
+from tuppence.entrypoints.gateway.upstreams import Alias, UpstreamChoice
+from tuppence.errors import BudgetExceeded, LedgerError
 from tuppence.governing.endpoints import Endpoint
 from tuppence.governing.governor import AsyncGovernor, GovernedCall
 from tuppence.governing.metering import AsyncMeteredStream, read_body, settle_async
 from tuppence.governing.steps import AUTO
+
+_logger = logging.getLogger(__name__)
 
 _FIRST_ERROR = 300
 """From this status on there is no answer of the model."""
@@ -38,14 +49,23 @@ _SAFE = "-._~/:@"
 class Exchanges:
     """Carries out calls; `shows_amounts` says whether answers tell of money."""
 
-    def __init__(self, governor: AsyncGovernor, upstream: Upstream, *, shows_amounts: bool) -> None:
+    def __init__(
+        self,
+        governor: AsyncGovernor,
+        forwarder: Forwarder,
+        choice: UpstreamChoice,
+        *,
+        shows_amounts: bool,
+    ) -> None:
         self._governor = governor
-        self._upstream = upstream
+        self._forwarder = forwarder
+        self._choice = choice
         self._shows_amounts = shows_amounts
 
     async def pass_on(self, provider: Provider, connection: Connection, body: bytes) -> None:
         """Hand on a request that costs nothing, and its answer."""
-        async with self._upstream.answer(provider, connection, body) as response:
+        upstream, sent = self._first(provider, body)
+        async with self._forwarder.answer(upstream, connection, sent) as response:
             whole = await response.read()
             await connection.reply(_reply(response, whole, []))
 
@@ -61,54 +81,112 @@ class Exchanges:
 
         May be cancelled at any point: the call is then released, settled or left as it stands.
         """
-        asked = _parsed(body)
+        asked, alias = self._real(_parsed(body))
+        # Whoever may ask for a name may ask for what stands behind it.
+        limits = None if alias is not None and key is not None and key.allows(alias.name) else key
         if asked.get("model") != AUTO:
-            check_model(key, asked.get("model"))
+            check_model(limits, asked.get("model"))
         call = await self._governor.open(endpoint, asked, payment_for(connection.headers, key))
         try:
-            check_model(key, call.prepared.model)
+            check_model(limits, call.prepared.model)
+            in_turn = self._choice.in_turn(provider, call.prepared.model, alias)
         except Refusal:
             await self._governor.release(call)
             raise
         # What nobody changed goes out as it came in, to the byte.
-        sent = body if call.request == asked else msgspec.json.encode(call.request)
-        await self._carry_out(provider, connection, sent, call)
+        is_changed = alias is not None or call.request != asked
+        sent = msgspec.json.encode(call.request) if is_changed else body
+        attempts = Attempts(in_turn, self._choice)
+        await self._carry_out(connection, sent, _Ending(self._governor, call), attempts)
+
+    def _first(self, provider: Provider, body: bytes) -> tuple[Upstream, bytes]:
+        """Return where a request goes that is made once, and its body with the real model."""
+        try:
+            asked, alias = self._real(_parsed(body))
+        except Refusal:  # it has no body, or the provider says what is wrong with it
+            return self._choice.upstreams.of(provider)[0], body
+        upstream = self._choice.in_turn(provider, str(asked.get("model")), alias)[0]
+        return upstream, body if alias is None else msgspec.json.encode(asked)
+
+    def _real(self, asked: Mapping[str, Any]) -> tuple[Mapping[str, Any], Alias | None]:
+        """Return a request with the real model in it, and the name that it was asked by."""
+        alias = self._choice.upstreams.alias(asked.get("model"))
+        return (asked if alias is None else {**asked, "model": alias.model}), alias
 
     async def _carry_out(
-        self,
-        provider: Provider,
-        connection: Connection,
-        body: bytes,
-        call: GovernedCall[AsyncHold],
+        self, connection: Connection, body: bytes, ending: _Ending, attempts: Attempts
     ) -> None:
-        ending = _Ending(self._governor, call)
+        """Make attempts until one is answered, or no other may be made; hand the last one on."""
         try:
-            async with self._upstream.answer(provider, connection, body) as response:
+            failed = await self._attempt(connection, body, ending, attempts)
+            while failed is not None and await self._goes_on(ending, failed, attempts):
+                failed = await self._attempt(connection, body, ending, attempts)
+            if failed is not None:
+                await self._hand_on(connection, ending, failed)
+        finally:
+            await ending.end()
+
+    async def _attempt(
+        self, connection: Connection, body: bytes, ending: _Ending, attempts: Attempts
+    ) -> FailedAttempt | None:
+        """Send a call on and hand its answer on; return why there is none to hand on."""
+        upstream, told = attempts.upstream, [*self._told(ending.call), *attempts.told()]
+        ending.may_be_billed = True
+        try:
+            async with self._forwarder.answer(upstream, connection, body) as response:
                 if response.status >= _FIRST_ERROR:
                     whole = await response.read()
-                    if not may_be_billed(provider, response.status):
-                        await ending.release()
-                    await connection.reply(_reply(response, whole, self._told(call)))
-                elif response.content_type == "text/event-stream":
-                    await self._stream(provider, connection, response, ending)
+                    return failed_answer(upstream, _reply(response, whole, told))
+                if response.content_type == "text/event-stream":
+                    await self._stream(upstream.provider, connection, response, ending, told)
                 else:
-                    await self._whole(connection, response, ending)
+                    await self._whole(connection, response, ending, told)
         except UpstreamDown as down:
-            if not down.may_be_billed:
-                await ending.release()
-            raise
-        finally:
-            await ending.leave()
+            if ending.is_over:  # the caller has a part of the answer, or it is booked
+                raise
+            return without_answer(down)
+        return None
 
-    async def _whole(self, connection: Connection, response: Response, ending: _Ending) -> None:
+    async def _goes_on(self, ending: _Ending, failed: FailedAttempt, attempts: Attempts) -> bool:
+        """Wait for the time of the next attempt, with money held for it; False where none is made.
+
+        What may be billed keeps its hold, so another one is made for the next attempt.
+        """
+        ending.may_be_billed = failed.may_be_billed
+        pause_seconds = attempts.pause_seconds_after(failed)
+        if pause_seconds is None:
+            return False
+        if failed.may_be_billed:
+            try:
+                await self._governor.attempt_again(ending.call)
+            except (BudgetExceeded, LedgerError) as error:
+                _logger.warning("no other attempt: %s", error)
+                return False
+            ending.may_be_billed = False
+        await asyncio.sleep(pause_seconds)
+        return True
+
+    async def _hand_on(
+        self, connection: Connection, ending: _Ending, failed: FailedAttempt
+    ) -> None:
+        """Give the caller the provider's own error, or say that there was no answer."""
+        if not failed.may_be_billed:
+            await ending.release()
+        if isinstance(failed.error, UpstreamDown):
+            raise failed.error
+        await connection.reply(failed.error)
+
+    async def _whole(
+        self, connection: Connection, response: Response, ending: _Ending, told: Headers
+    ) -> None:
         call = ending.call
         whole = await response.read()
         metered = read_body(call.prepared, whole)
         await ending.settle(metered)
-        headers = self._told(call)
+        headers = list(told)
         if metered is not None:
             headers.append((b"x-tuppence-cache", _cache_text(metered).encode()))
-        headers += await self._amounts(call)
+        headers += self._amounts(call)
         await connection.reply(_reply(response, whole, headers))
 
     async def _stream(
@@ -117,6 +195,7 @@ class Exchanges:
         connection: Connection,
         response: Response,
         ending: _Ending,
+        told: Headers,
     ) -> None:
         """Hand on the events of a stream; the last ones wait for the booking."""
         call = ending.call
@@ -125,7 +204,7 @@ class Exchanges:
         try:
             # Its length may change: the usage that was asked for on the caller's behalf is cut out.
             headers = [one for one in answer_headers(response) if one[0] != b"content-length"]
-            await connection.start(response.status, [*headers, *self._told(call)])
+            await connection.start(response.status, [*headers, *told])
             async with aclosing(aiter(stream)) as events:
                 async for event in events:
                     await connection.send(event, more=True)
@@ -138,17 +217,15 @@ class Exchanges:
     def _told(self, call: GovernedCall[AsyncHold]) -> Headers:
         return [(b"x-tuppence-model", quote(call.prepared.model, _SAFE).encode())]
 
-    async def _amounts(self, call: GovernedCall[AsyncHold]) -> Headers:
+    def _amounts(self, call: GovernedCall[AsyncHold]) -> Headers:
         """Return what a call cost and what is left, for answers that may tell of it."""
         told: Headers = []
         if not self._shows_amounts:
             return told
         if call.cost_nanos is not None:
             told.append((b"x-tuppence-cost", _dollars(call.cost_nanos)))
-        with suppress(LedgerError):  # the answer is paid for: it is not kept back for a header
-            left = await self._governor.budget_left_nanos(call)
-            if left is not None:
-                told.append((b"x-tuppence-budget-left", _dollars(left)))
+        if call.left_nanos is not None:
+            told.append((b"x-tuppence-budget-left", _dollars(call.left_nanos)))
         return told
 
 
@@ -158,6 +235,8 @@ class _Ending:
     def __init__(self, governor: AsyncGovernor, call: GovernedCall[AsyncHold]) -> None:
         self.call = call
         self.is_over = False
+        self.may_be_billed = False
+        """Whether an attempt may have begun that this hold is for."""
         self._governor = governor
 
     async def settle(self, metered: MeteredResponse | None) -> None:
@@ -171,9 +250,11 @@ class _Ending:
             self.is_over = True
             await self._governor.release(self.call)
 
-    async def leave(self) -> None:
-        """See Governor.leave."""
-        if not self.is_over:
+    async def end(self) -> None:
+        """End what nothing else has ended: leave it where it may be billed, release it else."""
+        if not self.may_be_billed:
+            await self.release()
+        elif not self.is_over:
             self.is_over = True
             await self._governor.leave(self.call)
 
