@@ -74,7 +74,9 @@ class Farm:
     def serve_file(self, text: str, **options: Any) -> Iterator[str]:
         """Serve a gateway with a file of upstreams."""
         self.path.write_text(text)
-        with self.world.serve(places=None, upstreams_path=self.path, **options) as base_url:
+        with self.world.serve(
+            **{"places": None, "upstreams_path": self.path, **options}
+        ) as base_url:
             yield base_url
 
     def post(self, base_url: str, **changes: Any) -> httpx2.Response:
@@ -166,6 +168,43 @@ def test_attempt_that_may_be_billed_keeps_its_hold(farm: Farm, step: Step, *, st
     )
     for lost in farm.a.book:
         assert bound_nanos >= 4_000 * lost.usage.input_tokens + 20_000 * lost.usage.output_tokens
+
+
+FREE = [Failure(status=429), Failure(status=529), Failure(status=500)]
+BILLABLE = [Failure(status=502), Reset(), Reset(billed=text_answer("lost"))]
+
+
+def test_whatever_fails_each_answer_is_booked_and_each_doubt_is_held(farm: Farm) -> None:
+    """Of 60 calls with failures at random: one booking per answer, one bound per attempt in doubt.
+
+    The bounds that are left are enough for what the provider billed without an answer.
+    """
+    random = Random(11)
+    holds, answered = [], 0
+    with farm.serve() as base_url:
+        for _ in range(60):
+            steps = random.choices([text_answer("well"), *FREE, *BILLABLE], k=2)
+            for app, step in zip((farm.a, farm.b), steps, strict=True):
+                app.script(step)
+                if step in BILLABLE:
+                    holds.append("unresolved")
+                elif step not in FREE:
+                    break
+            status = farm.post(base_url, stream=random.random() < 0.5).status_code
+            if step not in BILLABLE:
+                holds.append("released" if step in FREE else "settled")
+            answered += status == 200
+            assert (status == 200) == (holds[-1] == "settled")
+    delivered = [one for app in (farm.a, farm.b) for one in app.book if one.delivered]
+    assert len(delivered) == answered == holds.count("settled")
+    assert farm.books.holds == holds
+    assert farm.books.calls == [(9, 16, 0)] * answered
+    costs = [4_000 * 9 + 20_000 * 16] * (len(farm.a.book) + len(farm.b.book))
+    ((counted_nanos,),) = farm.books.rows(
+        "SELECT sum(coalesce(settled_nanos, bound_nanos)) FROM budget_holds "
+        "WHERE state IN ('settled', 'unresolved')"
+    )
+    assert counted_nanos >= sum(costs)
 
 
 def test_call_falls_back_where_there_is_no_connection(farm: Farm, unreachable: str) -> None:
@@ -403,6 +442,13 @@ def test_no_upstream_may_be_the_gateway_itself(farm: Farm) -> None:
     with pytest.raises(InvalidInput, match="is the gateway itself") as refused:
         Gateway(options)
     assert refused.value.field == "upstream.loop.base_url"
+
+
+def test_file_may_be_named_in_the_environment(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TUPPENCE_UPSTREAMS is the default of `--upstreams`."""
+    monkeypatch.setenv("TUPPENCE_UPSTREAMS", str(farm.path))
+    with farm.serve(upstreams_path=None) as base_url:
+        assert farm.post(base_url).headers["x-tuppence-upstream"] == "a"
 
 
 @pytest.mark.parametrize("by_option", [True, False])
