@@ -21,7 +21,7 @@ from tuppence.errors import InvalidInput, InvalidUsage
 from tuppence.governing.estimates import estimate_of
 from tuppence.governing.governor import AsyncGovernor, GovernedCall, Governor
 from tuppence.governing.steps import Prepared
-from tuppence.governing.streams import EventCutter, data_of, is_done
+from tuppence.governing.streams import DONE, EventCutter, data_of, text_of
 
 _logger = logging.getLogger(__name__)
 
@@ -46,11 +46,12 @@ class _Passage:
         """Whether all is known that is billed, or nothing more will be told."""
         return self._meter.is_complete or self._is_done
 
-    def feed(self, piece: bytes) -> list[bytes]:
+    def feed(self, piece: bytes) -> bytes:
         """Return the events to hand on that a piece completes."""
-        return [one for event in self._cutter.feed(piece) for one in self._passing(event)]
+        events = self._cutter.feed(piece)
+        return b"".join([one for event in events for one in self._passing(event)])
 
-    def end(self) -> list[bytes]:
+    def end(self) -> bytes:
         """Return what is still to hand on at the end, an event that is not whole included."""
         rest = self._cutter.rest()
         passing = self._passing(rest) if rest else []
@@ -58,7 +59,7 @@ class _Passage:
         if self._meter.is_ending:
             self._meter.end()
         kept, self._kept = self._kept, []
-        return passing + kept
+        return b"".join(passing + kept)
 
     def metered(self) -> MeteredResponse | None:
         """Return what was used so far, None where it cannot be told."""
@@ -68,9 +69,10 @@ class _Passage:
 
     def _passing(self, event: bytes) -> list[bytes]:
         """Take an event in; return what may go on now that it has come."""
-        if self._takes(event):
+        text = text_of(event)
+        if self._takes(text):
             self._kept.append(event)
-        if is_done(event):
+        if text == DONE:
             self._is_done = True
             self._meter.end()
         if self._meter.is_ending and not self.is_over:
@@ -78,8 +80,8 @@ class _Passage:
         kept, self._kept = self._kept, []
         return kept
 
-    def _takes(self, event: bytes) -> bool:
-        data = data_of(event)
+    def _takes(self, text: bytes | None) -> bool:
+        data = data_of(text)
         if data is None or data.get("type") == "ping":
             return True
         if not self._has_begun:
@@ -179,7 +181,7 @@ class AsyncSettlement:
 
 
 class MeteredStream:
-    """The bytes of a stream, each event as soon as it is whole.
+    """The bytes of a stream, events as soon as they are whole.
 
     What completes the counts is kept back until the call is booked and its hold settled. A stream
     that ends before that, or is closed, is settled from what was seen.
@@ -203,10 +205,12 @@ class MeteredStream:
                 events = self._passage.feed(piece)
                 if self._passage.is_over:
                     self.finish()
-                yield from events
+                if events:
+                    yield events
             events = self._passage.end()
             self.finish()
-            yield from events
+            if events:
+                yield events
         finally:
             self.finish()
 
@@ -241,12 +245,12 @@ class AsyncMeteredStream:
                 events = self._passage.feed(piece)
                 if self._passage.is_over:
                     await self.finish()
-                for event in events:
-                    yield event
+                if events:
+                    yield events
             events = self._passage.end()
             await self.finish()
-            for event in events:
-                yield event
+            if events:
+                yield events
         finally:
             await self.finish()
 

@@ -6,7 +6,7 @@ Whole events are cut out of whatever pieces a stream arrives in; their bytes are
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -22,7 +22,8 @@ LEAST_BYTES_PER_TOKEN = 2
 """Of ASCII text: prose has twice as many, dense code and JSON about 3. Of other text: 1."""
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n")
 _DATA = re.compile(rb"(?:^|[\r\n])data:[ ]?([^\r\n]*)")
-_DONE = b"[DONE]"
+DONE = b"[DONE]"
+"""The data of an event that says that nothing more will come, as OpenAI's streams do."""
 
 
 class Estimate(NamedTuple):
@@ -69,16 +70,30 @@ class EventCutter:
 
     def __init__(self) -> None:
         self._rest = bytearray()
+        self._is_plain = True
+        """Whether lines have ended as they mostly do."""
 
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """Yield the events that a piece completes."""
-        start = max(len(self._rest) - 3, 0)
+    def feed(self, piece: bytes) -> list[bytes]:
+        """Return the events that a piece completes."""
+        begin, search_from = 0, max(len(self._rest) - 3, 0)
         self._rest += piece
-        while found := _END_OF_EVENT.search(self._rest, start):
-            event = bytes(self._rest[: found.end()])
-            del self._rest[: found.end()]
-            start = 0
-            yield event
+        self._is_plain = self._is_plain and b"\r" not in piece
+        find = self._find_plain if self._is_plain else self._find
+        events = []
+        while (end := find(search_from)) is not None:
+            events.append(bytes(self._rest[begin:end]))
+            begin = search_from = end
+        del self._rest[:begin]
+        return events
+
+    def _find_plain(self, start: int) -> int | None:
+        """Return where an event ends."""
+        found = self._rest.find(b"\n\n", start)
+        return found + 2 if found >= 0 else None
+
+    def _find(self, start: int) -> int | None:
+        found = _END_OF_EVENT.search(self._rest, start)
+        return found.end() if found else None
 
     def rest(self) -> bytes:
         """Return what has come of an event that is not whole."""
@@ -87,21 +102,25 @@ class EventCutter:
         return rest
 
 
-def data_of(event: bytes) -> Mapping[str, Any] | None:
-    """Return the data of an event, None where it has none or no JSON object."""
+def text_of(event: bytes) -> bytes | None:
+    """Return the data of an event as it came, None where it has none."""
+    start = 0 if event.startswith(b"data:") else event.find(b"\ndata:") + 1
+    end = event.find(b"\n", start)
+    if event.startswith(b"data:", start) and event.find(b"data:", end) < 0 and b"\r" not in event:
+        return event[start + 5 : end if end >= 0 else None].removeprefix(b" ")
     lines = _DATA.findall(event)
-    if not lines or lines == [_DONE]:
+    return b"\n".join(lines) if lines else None
+
+
+def data_of(text: bytes | None) -> Mapping[str, Any] | None:
+    """Return the data of an event, None where it has none or no JSON object."""
+    if text is None or text == DONE:
         return None
     try:
-        data = msgspec.json.decode(b"\n".join(lines))
+        data = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None  # the client will say what is wrong with it
     return data if isinstance(data, dict) else None
-
-
-def is_done(event: bytes) -> bool:
-    """Tell whether an event says that nothing more will come, as OpenAI's streams do."""
-    return _DATA.findall(event) == [_DONE]
 
 
 class MessagesMeter:
@@ -272,6 +291,8 @@ def most_tokens(part: object) -> int:
 
 def _most_tokens(part: object) -> int:
     if isinstance(part, str):
+        if part.isascii():
+            return -(-len(part) // LEAST_BYTES_PER_TOKEN)
         size_bytes = len(part.encode(errors="replace"))
         ascii_bytes = len(part.encode("ascii", errors="ignore"))
         return size_bytes - ascii_bytes + -(-ascii_bytes // LEAST_BYTES_PER_TOKEN)

@@ -18,7 +18,7 @@ from tuppence.governing.endpoints import (
     Endpoint,
     endpoint_of,
 )
-from tuppence.governing.streams import Estimate, EventCutter, data_of, is_done
+from tuppence.governing.streams import DONE, Estimate, EventCutter, data_of, text_of
 from tuppence.testing.answers import text_answer
 from tuppence.testing.cache_store import Served
 from tuppence.testing.openai_bodies import (
@@ -55,7 +55,7 @@ def _read(endpoint: Endpoint, pieces: list[bytes]) -> tuple[bytes, Any]:
     for piece in pieces:
         for event in cutter.feed(piece):
             passed += event
-            data = data_of(event)
+            data = data_of(text_of(event))
             if data is not None:
                 meter.add(data)
     return passed + cutter.rest(), meter
@@ -121,8 +121,8 @@ def test_stream_cut_at_every_byte_has_a_usage(name: str) -> None:
 )
 def test_what_is_no_object_has_no_data(event: bytes) -> None:
     """Comments, ends and broken data pass; the client judges them."""
-    assert data_of(event) is None
-    assert is_done(event) == (b"DONE" in event)
+    assert data_of(text_of(event)) is None
+    assert (text_of(event) == DONE) == (b"DONE" in event)
 
 
 def test_response_that_fails_after_it_began_has_no_usage() -> None:

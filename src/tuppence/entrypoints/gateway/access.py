@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from tuppence.entrypoints.gateway.keys import KEY_TAG, GatewayKey, KeyRing
 from tuppence.entrypoints.gateway.replies import Refusal
@@ -42,19 +43,25 @@ def credentials_of(headers: Mapping[str, str]) -> Iterator[str]:
 
 def payment_for(headers: Mapping[str, str], key: GatewayKey | None) -> Payment:
     """Return who pays for a call. Raises Refusal for a tag of a key, InvalidInput for no name."""
-    tags = [tag.strip() for tag in headers.get("x-tuppence-tags", "").split(",")]
-    if any(tag.startswith(KEY_TAG) for tag in tags):
-        raise Refusal(400, f"x-tuppence-tags: tags {KEY_TAG}... are set by keys", "invalid_request")
-    told = payment_of(
+    return _payment(
         headers.get("x-tuppence-team", ""),
         headers.get("x-tuppence-project", ""),
         headers.get("x-tuppence-user", ""),
         next((headers[name] for name in SESSION_HEADERS if headers.get(name)), ""),
         headers.get(AGENT_HEADER, ""),
-        "",
-        [tag for tag in tags if tag],
-        "",
+        headers.get("x-tuppence-tags", ""),
+        key,
     )
+
+
+@lru_cache(maxsize=10_000)
+def _payment(
+    team: str, project: str, user: str, session: str, agent: str, tags: str, key: GatewayKey | None
+) -> Payment:
+    names = [name for tag in tags.split(",") if (name := tag.strip())]
+    if any(name.startswith(KEY_TAG) for name in names):
+        raise Refusal(400, f"x-tuppence-tags: tags {KEY_TAG}... are set by keys", "invalid_request")
+    told = payment_of(team, project, user, session, agent, "", names, "")
     if key is None:
         return told
     return told.within(payment_of(key.team, key.project, key.user, "", "", "", (key.tag,), ""))

@@ -53,18 +53,16 @@ class Connection:
 
         To be called when the body has been read.
         """
-        task = asyncio.create_task(work)
-        gone = asyncio.create_task(self._until_gone())
+        me = asyncio.current_task()
+        gone = asyncio.create_task(self._cancel_when_gone(me))
         try:
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await work
+        except asyncio.CancelledError:
+            if me is not None and gone.done() and not gone.cancelled() and not me.uncancel():
+                raise ClientGone from None
+            raise
         finally:
             gone.cancel()
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-        if task.cancelled():
-            raise ClientGone
-        task.result()
 
     async def reply(self, reply: Reply) -> None:
         """Send a whole answer; a HEAD request gets its headers only."""
@@ -80,9 +78,11 @@ class Connection:
         """Send a part of the body."""
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
-    async def _until_gone(self) -> None:
+    async def _cancel_when_gone(self, task: asyncio.Task[Any] | None) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
+        if task is not None:
+            task.cancel()
 
 
 def _text(value: bytes) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import socket
+import sys
 
 import uvicorn
 
@@ -15,6 +17,9 @@ GRACE_SECONDS = 30
 KEEP_ALIVE_SECONDS = 75
 """Longer than the pools of clients keep connections, so that none is closed under a request."""
 _BACKLOG = 2_048
+_ALLOCATIONS_PER_COLLECTION = 50_000
+_SWITCH_SECONDS = 0.0005
+"""How long the thread that commits waits for the one that serves when it comes from the disk."""
 
 
 def is_loopback(host: str) -> bool:
@@ -54,6 +59,15 @@ def own_urls(listener: socket.socket) -> frozenset[str]:
     port = listener.getsockname()[1]
     hosts = ("localhost", "127.0.0.1", "[::1]")
     return frozenset({base_url_of(listener), *(f"http://{host}:{port}" for host in hosts)})
+
+
+def serve(gateway: Gateway, listener: socket.socket) -> None:
+    """Serve a gateway until a signal comes."""
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: it is not looked through again and again
+    gc.set_threshold(_ALLOCATIONS_PER_COLLECTION, 20, 50)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    server_of(gateway).run(sockets=[listener])
 
 
 def server_of(gateway: Gateway) -> uvicorn.Server:

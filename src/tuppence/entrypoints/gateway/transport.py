@@ -186,7 +186,7 @@ class _Link(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._read_seconds = 0.0
         self._unread_bytes = 0
-        self._is_paused = self._is_busy = self._ends_with_connection = False
+        self._is_paused = self._is_busy = self._ends_with_connection = self._keeps_alive = False
         self._failure: UpstreamDown | None = None
 
     @property
@@ -237,7 +237,7 @@ class _Link(asyncio.Protocol):
         is_reusable = is_reusable and not self._ends_with_connection and not self._is_paused
         self._is_busy = False
         self.used_at_seconds = time.monotonic()
-        return is_reusable and bool(self._parser.should_keep_alive())
+        return is_reusable and self._keeps_alive
 
     def abort(self) -> None:
         """Close the connection at once."""
@@ -296,6 +296,7 @@ class _Link(asyncio.Protocol):
         names = {name.lower() for name, _ in self.headers}
         has_end = b"content-length" in names or b"transfer-encoding" in names
         self._ends_with_connection = not has_end
+        self._keeps_alive = bool(self._parser.should_keep_alive())
         self.has_headers = True
 
     def on_body(self, body: bytes) -> None:
