@@ -139,16 +139,17 @@ def test_calls_are_shared_by_weight_and_each_is_booked_once(farm: Farm) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("status", [429, 500, 529])
-def test_call_falls_back_where_an_upstream_says_no(
-    farm: Farm, status: int, *, stream: bool
+def test_call_falls_back_where_one_says_no(
+    farm: Farm, status: int, caplog: pytest.LogCaptureFixture, *, stream: bool
 ) -> None:
     """The next in order answers; the hold goes with the call, since the first one bills nothing."""
     farm.a.script(Failure(status=status))
-    with farm.serve() as base_url:
+    with farm.serve() as base_url, caplog.at_level(logging.WARNING):
         answer = farm.post(base_url, stream=stream)
     assert answer.status_code == 200
     assert answer.headers["x-tuppence-upstream"] == "b"
     assert answer.headers["x-tuppence-attempts"] == "2"
+    assert f"upstream a failed ({status}); the call is tried again at b" in caplog.text
     assert farm.asked == (1, 1)
     assert (farm.books.calls, farm.books.holds) == (billed(farm.b), ["settled"])
 
@@ -332,6 +333,7 @@ def test_without_money_for_another_attempt_the_last_error_is_handed_on(
     assert farm.asked == (1, 0)
     assert farm.books.holds == ["unresolved"]
     assert "no other attempt" in caplog.text
+    assert "tried again" not in caplog.text
 
 
 def test_client_that_goes_away_in_a_pause_holds_nothing(farm: Farm) -> None:

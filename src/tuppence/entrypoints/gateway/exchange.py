@@ -44,6 +44,7 @@ _logger = logging.getLogger(__name__)
 _FIRST_ERROR = 300
 """From this status on there is no answer of the model."""
 _SAFE = "-._~/:@"
+_GOES_ON = "upstream %s failed (%d); the call is tried again at %s"
 
 
 class Exchanges:
@@ -153,6 +154,7 @@ class Exchanges:
         What may be billed keeps its hold, so another one is made for the next attempt.
         """
         ending.may_be_billed = failed.may_be_billed
+        failed_at = attempts.upstream.name
         pause_seconds = attempts.pause_seconds_after(failed)
         if pause_seconds is None:
             return False
@@ -163,6 +165,7 @@ class Exchanges:
                 _logger.warning("no other attempt: %s", error)
                 return False
             ending.may_be_billed = False
+        _logger.warning(_GOES_ON, failed_at, failed.error.status, attempts.upstream.name)
         await asyncio.sleep(pause_seconds)
         return True
 
