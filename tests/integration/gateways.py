@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tests.integration.governed import Books
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.entrypoints.gateway.application import Gateway, GatewayOptions
+from tuppence.entrypoints.gateway.connection import Connection
+from tuppence.entrypoints.gateway.http_server import HttpServer, Limits
 from tuppence.entrypoints.gateway.keys import GatewayKey, KeyWish, create_key
-from tuppence.entrypoints.gateway.server import base_url_of, listen, server_of
+from tuppence.entrypoints.gateway.server import GRACE_SECONDS, base_url_of, listen
 from tuppence.entrypoints.gateway.upstream import Place
 from tuppence.testing.fake_anthropic import FakeAnthropic
 from tuppence.testing.fake_openai import FakeOpenAI
@@ -54,22 +57,38 @@ class World:
 
 
 @contextmanager
-def run(gateway: Gateway, arrived: list[tuple[str, str]]) -> Iterator[str]:
+def run(
+    gateway: Gateway, arrived: list[tuple[str, str]], limits: Limits | None = None
+) -> Iterator[str]:
     """Run a gateway from a thread until the block ends."""
 
-    async def counted(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            arrived.append((scope["method"], scope["path"]))
-        await gateway(scope, receive, send)
+    async def counted(connection: Connection) -> None:
+        """Count a request, then answer it."""
+        arrived.append((connection.method, connection.path))
+        await gateway.answer(connection)
 
     listener = listen("127.0.0.1", 0)
-    server = server_of(counted)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    started = threading.Event()
+    stopping: list[Callable[[], None]] = []
+
+    async def serving() -> None:
+        """Serve until the test ends."""
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        stopping.append(lambda: loop.call_soon_threadsafe(stop.set))
+        server = HttpServer(counted, limits or Limits())
+        await server.start(listener)
+        started.set()
+        await stop.wait()
+        await server.close(GRACE_SECONDS)
+        await gateway.close()
+
+    thread = threading.Thread(target=asyncio.run, args=[serving()], daemon=True)
     thread.start()
+    assert started.wait(PATIENCE_SECONDS)
     try:
-        yield base_url_of(listener)  # it listens already: early requests wait in its queue
+        yield base_url_of(listener)
     finally:
-        server.should_exit = True
+        stopping[0]()
         thread.join(PATIENCE_SECONDS)
         listener.close()
         assert not thread.is_alive()

@@ -89,7 +89,7 @@ def command(host: str, port: int, **options: Any) -> None:
         )
         _tell(server.base_url_of(listener), needs_key=not options["no_keys"])
         with suppress(KeyboardInterrupt):  # the server has stopped in good order by then
-            server.server_of(gateway).run(sockets=[listener])
+            server.serve(gateway, listener)
 
 
 def _tell(base_url: str, *, needs_key: bool) -> None:

@@ -1,8 +1,7 @@
-"""The gateway as an ASGI application: checks who calls, finds the route, answers every error."""
+"""The gateway: checks who calls, finds the route, answers every error."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,13 +11,7 @@ from random import Random
 
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.entrypoints.gateway.access import key_of
-from tuppence.entrypoints.gateway.connection import (
-    ClientGone,
-    Connection,
-    Receive,
-    Scope,
-    Send,
-)
+from tuppence.entrypoints.gateway.connection import Connection
 from tuppence.entrypoints.gateway.exchange import Exchanges
 from tuppence.entrypoints.gateway.forwarding import Forwarder
 from tuppence.entrypoints.gateway.keys import KeyRing
@@ -77,7 +70,7 @@ class GatewayOptions:
 
 
 class Gateway:
-    """The application; its loop starts and ends it by ASGI's lifespan.
+    """The application: answers requests, from whichever server.
 
     Raises InvalidInput where it could serve nobody, DatabaseUnreachable, SchemaMismatch.
     """
@@ -101,24 +94,11 @@ class Gateway:
             self._ledger.close()
             raise
         self._forwarder: Forwarder | None = None
-        self._running: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request (ASGI)."""
-        if scope["type"] == "lifespan":
-            await self._live(receive, send)
-            return
-        task = asyncio.current_task()
-        if task is not None:
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-        await self._answer(Connection(scope, receive, send))
-
-    async def _answer(self, connection: Connection) -> None:
+    async def answer(self, connection: Connection) -> None:
+        """Answer one request; may be cancelled, which is how a client who hangs up is known."""
         try:
             await self._route(connection)
-        except ClientGone:
-            return
         except Refusal as refused:
             await self._refuse(connection, refused)
         except TuppenceError as error:
@@ -154,11 +134,10 @@ class Gateway:
             raise Refusal(415, "Send the body without a content-encoding", "unsupported_encoding")
         body = await connection.body(self._options.most_body_bytes)
         exchanges = self._exchanges()
-        await connection.while_connected(
-            exchanges.pass_on(route.provider, connection, body)
-            if route.endpoint is None
-            else exchanges.govern(route.provider, route.endpoint, connection, body, key)
-        )
+        if route.endpoint is None:
+            await exchanges.pass_on(route.provider, connection, body)
+        else:
+            await exchanges.govern(route.provider, route.endpoint, connection, body, key)
 
     def _exchanges(self) -> Exchanges:
         if self._forwarder is None:
@@ -191,18 +170,8 @@ class Gateway:
             )
         return ring
 
-    async def _live(self, receive: Receive, send: Send) -> None:
-        """Wait for the server's end; then for calls that run, and close what is open."""
-        await receive()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.close()
-        await send({"type": "lifespan.shutdown.complete"})
-
     async def close(self) -> None:
-        """End what runs and close the ledger; calls without an answer are left unresolved."""
-        if self._running:
-            await asyncio.wait(set(self._running))
+        """Close the ledger and the connections to providers; nothing may be answered any more."""
         if self._forwarder is not None:
             await self._forwarder.close()
         await self._governor.close()

@@ -1,88 +1,140 @@
-"""One HTTP request and its answer, over ASGI."""
+"""One HTTP request and its answer, as those see it who answer it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any
+from http import HTTPStatus
+from typing import Protocol
 
 from tuppence.entrypoints.gateway.replies import Headers, Refusal, Reply
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+_NO_BODY = frozenset({204, 304})
+_CLOSE, _KEEP_ALIVE = (b"connection", b"close"), (b"connection", b"keep-alive")
 
 
-class ClientGone(Exception):
-    """The client has hung up: nobody waits for an answer any more."""
+class Wire(Protocol):
+    """What carries requests and answers."""
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, later where the client reads slowly."""
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough to be sent more."""
+
+    def read_body(self) -> None:
+        """Let the body of the request come."""
 
 
 class Connection:
-    """A request that is being answered."""
+    """A request that is being answered. Who answers it is cancelled when its client hangs up."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.query: bytes = scope.get("query_string", b"")
-        self.raw_headers: Headers = list(scope["headers"])
-        self.headers = {name.decode("latin-1"): _text(value) for name, value in scope["headers"]}
-        self.has_begun = False
-        """Whether a part of the answer has gone out."""
-        self._receive = receive
-        self._send = send
+    def __init__(
+        self, wire: Wire, method: str, target: str, headers: Headers, version: str
+    ) -> None:
+        self.method = method
+        path, _, query = target.partition("?")
+        self.path = path
+        """As it came: nothing in it is decoded."""
+        self.query = query.encode("latin-1")
+        self.raw_headers = headers
+        """Names in small letters."""
+        self.headers = {name.decode("latin-1"): _text(value) for name, value in headers}
+        self.has_begun = self.has_ended = False
+        """Whether a part of the answer has gone out, and all of it."""
+        self.keeps_alive = True
+        """Whether the client's connection can be used for another request afterwards."""
+        self._wire = wire
+        self._is_old = version == "1.0"
+        self._is_chunked = False
+        self._body = bytearray()
+        self._most_body_bytes = -1
+        self._is_whole = False
+        self._waiter: asyncio.Future[None] | None = None
 
     async def body(self, most_bytes: int) -> bytes:
-        """Return the whole body; raise Refusal for one that is too large, ClientGone."""
+        """Return the whole body; raise Refusal for one that is too large."""
         length = self.headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > most_bytes:
             raise _too_large(most_bytes)
-        received = bytearray()
-        more = True
-        while more:
-            event = await self._receive()
-            if event["type"] == "http.disconnect":
-                raise ClientGone
-            received += event.get("body", b"")
-            more = event.get("more_body", False)
-            if len(received) > most_bytes:
-                raise _too_large(most_bytes)
-        return bytes(received)
+        if not self._is_whole:
+            self._wire.read_body()
+            if self.headers.get("expect", "").lower() == "100-continue" and not self._body:
+                self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._most_body_bytes = most_bytes
+        while not self._is_whole and len(self._body) <= most_bytes:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if len(self._body) > most_bytes:
+            raise _too_large(most_bytes)
+        body, self._body = bytes(self._body), bytearray()
+        return body
 
-    async def while_connected(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something as long as the client waits for it; cancel it and raise ClientGone else.
+    def feed(self, data: bytes) -> None:
+        """Take in a part of the body."""
+        self._body += data
+        if 0 <= self._most_body_bytes < len(self._body):
+            self._wake()
 
-        To be called when the body has been read.
-        """
-        me = asyncio.current_task()
-        gone = asyncio.create_task(self._cancel_when_gone(me))
-        try:
-            await work
-        except asyncio.CancelledError:
-            if me is not None and gone.done() and not gone.cancelled() and not me.uncancel():
-                raise ClientGone from None
-            raise
-        finally:
-            gone.cancel()
+    def end_body(self) -> None:
+        """Take in that the body is whole."""
+        self._is_whole = True
+        self._wake()
+
+    @property
+    def has_body(self) -> bool:
+        """Whether all of the request has come."""
+        return self._is_whole
 
     async def reply(self, reply: Reply) -> None:
         """Send a whole answer; a HEAD request gets its headers only."""
-        await self.start(reply.status, reply.headers)
-        await self.send(b"" if self.method == "HEAD" else reply.body, more=False)
+        self.has_begun = self.has_ended = True
+        body = b"" if self.method == "HEAD" else reply.body
+        self._wire.write(self._head(reply.status, reply.headers) + body)
+        await self._wire.drain()
 
     async def start(self, status: int, headers: Headers) -> None:
-        """Begin an answer."""
+        """Begin an answer whose length is not known."""
         self.has_begun = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self._is_chunked = not self._is_old and status not in _NO_BODY
+        self.keeps_alive = self.keeps_alive and not self._is_old
+        more = [(b"transfer-encoding", b"chunked")] if self._is_chunked else []
+        self._wire.write(self._head(status, [*headers, *more]))
 
     async def send(self, data: bytes, *, more: bool) -> None:
         """Send a part of the body."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        if self._is_chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            data += b"" if more else b"0\r\n\r\n"
+        if data:
+            self._wire.write(data)
+        self.has_ended = not more
+        await self._wire.drain()
 
-    async def _cancel_when_gone(self, task: asyncio.Task[Any] | None) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        if task is not None:
-            task.cancel()
+    def _head(self, status: int, headers: Headers) -> bytes:
+        if not self.has_body:
+            self.keeps_alive = False  # what is still to come of it is not read
+        if not self.keeps_alive:
+            headers = [*headers, _CLOSE]
+        elif self._is_old:
+            headers = [*headers, _KEEP_ALIVE]
+        return head_of(status, headers)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def head_of(status: int, headers: Headers) -> bytes:
+    """Return the first lines of an answer."""
+    lines = [b"HTTP/1.1 %d %b" % (status, _REASONS.get(status, b""))]
+    lines += [b"%b: %b" % header for header in headers]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def _too_large(most_bytes: int) -> Refusal:
+    message = f"The request is larger than {most_bytes:,} bytes"
+    return Refusal(413, message, "request_too_large")
 
 
 def _text(value: bytes) -> str:
@@ -91,7 +143,3 @@ def _text(value: bytes) -> str:
         return value.decode()
     except UnicodeDecodeError:
         return value.decode("latin-1")
-
-
-def _too_large(most_bytes: int) -> Refusal:
-    return Refusal(413, f"The request is larger than {most_bytes:,} bytes", "request_too_large")

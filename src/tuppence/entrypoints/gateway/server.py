@@ -1,21 +1,21 @@
-"""Runs the gateway: one process, uvicorn with httptools."""
+"""Runs the gateway: one process."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import ipaddress
+import resource
+import signal
 import socket
 import sys
 
-import uvicorn
-
 from tuppence.entrypoints.gateway.application import Gateway
+from tuppence.entrypoints.gateway.http_server import HttpServer, Limits
 from tuppence.errors import InvalidInput
 
 GRACE_SECONDS = 30
 """So long calls that run may go on after Ctrl-C; then they are cut off and left unresolved."""
-KEEP_ALIVE_SECONDS = 75
-"""Longer than the pools of clients keep connections, so that none is closed under a request."""
 _BACKLOG = 2_048
 _ALLOCATIONS_PER_COLLECTION = 50_000
 _SWITCH_SECONDS = 0.0005
@@ -67,25 +67,24 @@ def serve(gateway: Gateway, listener: socket.socket) -> None:
     gc.freeze()  # what is loaded by now stays: it is not looked through again and again
     gc.set_threshold(_ALLOCATIONS_PER_COLLECTION, 20, 50)
     sys.setswitchinterval(_SWITCH_SECONDS)
-    server_of(gateway).run(sockets=[listener])
+    _raise_file_limit()
+    asyncio.run(_serve_until_signal(gateway, listener))
 
 
-def server_of(gateway: Gateway) -> uvicorn.Server:
-    """Return the server of a gateway: `run(sockets=[listener])` serves until a signal comes."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            gateway,
-            http="httptools",
-            loop="asyncio",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            log_level="critical",  # the gateway says itself what went wrong
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,  # the provider's own are handed on
-            date_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-        )
-    )
+async def _serve_until_signal(gateway: Gateway, listener: socket.socket) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    server = HttpServer(gateway.answer, Limits())
+    await server.start(listener)
+    await stop.wait()
+    await server.close(GRACE_SECONDS)
+    await gateway.close()
+
+
+def _raise_file_limit() -> None:
+    """Allow as many connections as the system allows: each is a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
