@@ -82,9 +82,10 @@ class GroupCommit(Generic[Q, A]):
 
     async def submit_async(self, request: Q) -> A:
         """Do the same from a coroutine: the commit runs in a thread."""
-        future: asyncio.Future[A] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[A] = loop.create_future()
         if self._join(_Ticket(request, future)):
-            self._lead_in_thread()
+            loop.call_soon(self._lead_in_thread)  # with all that come in this turn of the loop
         return await future
 
     def submit_later(self, request: Q) -> None:
@@ -131,9 +132,20 @@ class GroupCommit(Generic[Q, A]):
                 following.wake.release()
                 return
         try:
-            self._lead_in_thread()
-        except RuntimeError:  # the process ends: what waits is carried out all the same
+            if following.future is None:
+                self._lead_in_thread()
+            else:
+                self._lead_after_turn(following.future.get_loop())
+        except RuntimeError:  # the loop or the process ends: it is carried out all the same
             self._lead()
+
+    def _lead_after_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Commit when those who have just been answered have asked for what they want next.
+
+        They are woken in the next turn of the loop and run in the one after. To commit at once
+        would carry few, and the loop would wait for its own thread at every step of it.
+        """
+        loop.call_soon_threadsafe(loop.call_soon, self._lead_in_thread)
 
     def _carry_out(self, group: Sequence[_Ticket[Q, A]], own: _Ticket[Q, A] | None) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tuppence.cost_tracking.counters import Key
 from tuppence.storage.database import BulkInsert, BulkUpdate, Transaction
@@ -51,7 +52,7 @@ _COLUMNS = (
     "created_at_micros, expires_at_micros, settled_nanos"
 )
 
-Amounts = list[tuple[Key, int]]
+Amounts = tuple[tuple[Key, int], ...]
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ class HoldRow:
     @property
     def amounts(self) -> Amounts:
         """What is held where; of a waiting call nothing yet."""
-        return [] if self.state in ("waiting", "withdrawn") else decode_amounts(self.amounts_text)
+        return () if self.state in ("waiting", "withdrawn") else decode_amounts(self.amounts_text)
 
     @property
     def wish(self) -> tuple[int, int, int]:
@@ -115,15 +116,16 @@ def encode_amounts(amounts: Iterable[tuple[Key, int]]) -> str:
     return ",".join(f"{budget}:{start}:{nanos}" for (budget, start), nanos in amounts)
 
 
+@lru_cache(maxsize=10_000)
 def decode_amounts(text: str) -> Amounts:
     """Return amounts that were kept."""
     if not text:
-        return []
-    found: Amounts = []
+        return ()
+    found = []
     for part in text.split(","):
         budget, start, nanos = part.split(":")
         found.append(((int(budget), int(start)), int(nanos)))
-    return found
+    return tuple(found)
 
 
 def read_holds(

@@ -6,7 +6,7 @@ each image, the model's context window for what the request only refers to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,6 +25,7 @@ CLIENT_TOOL_TOKENS = 1_500
 its description is not in the request. 1,234 at most (provider's documentation)."""
 IMAGE_TOKENS: Mapping[str, int] = {"anthropic": 5_000, "openai": 50_000}
 """The most that a provider takes for one image, by its documentation, rounded up."""
+MOST_IMAGE_TOKENS = max(IMAGE_TOKENS.values())
 
 _IMAGES = frozenset({"image", "image_url", "input_image", "computer_screenshot"})
 _DOCUMENTS = frozenset({"document", "file", "input_file"})
@@ -66,13 +67,10 @@ def input_size(request: Mapping[str, Any], provider: str, window: int | None) ->
     most_of_all = window or LARGEST_WINDOW
     try:
         size_bytes = len(msgspec.json.encode(request))
-        media = [
-            one
-            for name in ("system", "messages", "input", "prompt")
-            for one in _media(
-                request.get(name), IMAGE_TOKENS.get(provider, max(IMAGE_TOKENS.values()))
-            )
-        ]
+        media = _media(
+            (request.get(name) for name in ("system", "messages", "input", "prompt")),
+            IMAGE_TOKENS.get(provider, MOST_IMAGE_TOKENS),
+        )
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(
             f"is no JSON: {error}",
@@ -88,19 +86,25 @@ def input_size(request: Mapping[str, Any], provider: str, window: int | None) ->
     return InputSize(min(text_bytes + known + _tool_tokens(request), most_of_all), about)
 
 
-def _media(part: object, image_tokens: int) -> Iterator[_Media]:
-    """Yield images, and what a request only refers to, at whatever depth."""
-    if isinstance(part, list | tuple):
-        for one in part:
-            yield from _media(one, image_tokens)
-    elif isinstance(part, Mapping):
-        kind = part.get("type")
-        if kind in _IMAGES:
-            yield _Media(len(msgspec.json.encode(part)), image_tokens)
-        elif _is_elsewhere(part):
-            yield _Media(0, None)
-        elif kind not in _WRITTEN_BY_MODEL:
-            yield from _media(list(part.values()), image_tokens)
+def _media(parts: Iterable[object], image_tokens: int) -> list[_Media]:
+    """Return images, and what a request only refers to, at whatever depth."""
+    found = []
+    left = list(parts)
+    while left:
+        part = left.pop()
+        if type(part) is str:
+            continue
+        if isinstance(part, list | tuple):
+            left += part
+        elif isinstance(part, Mapping):
+            kind = part.get("type")
+            if kind in _IMAGES:
+                found.append(_Media(len(msgspec.json.encode(part)), image_tokens))
+            elif _is_elsewhere(part):
+                found.append(_Media(0, None))
+            elif kind not in _WRITTEN_BY_MODEL:
+                left += part.values()
+    return found
 
 
 def _is_elsewhere(part: Mapping[str, Any]) -> bool:
@@ -112,6 +116,8 @@ def _is_elsewhere(part: Mapping[str, Any]) -> bool:
         return not _is_text(part)
     if kind == "reasoning":
         return not part.get("encrypted_content")
+    if part.get("id") is None:
+        return False
     names = {name for name, value in part.items() if value is not None}
     return "id" in names and names <= {"id", "type", "expires_at"}  # audio; an item without a type
 
@@ -133,6 +139,8 @@ def _is_open_ended(request: Mapping[str, Any]) -> bool:
     """Tell whether a request brings input that is not in it."""
     if any(request.get(name) for name in _STORED) or isinstance(request.get("prompt"), Mapping):
         return True
+    if not request.get("tools"):
+        return False
     return any(kind.startswith(_RUN_BY_PROVIDER) for kind in _tool_kinds(request))
 
 

@@ -94,6 +94,8 @@ def _details(usage: Mapping[str, Any], names: tuple[str, ...]) -> Mapping[str, A
 
 def _cache_writes(details: Mapping[str, Any]) -> int:
     """Return the tokens written to the cache: one price, whether kept 30 minutes or 12 hours."""
+    if details.keys().isdisjoint(("cache_write_tokens", "cache_write_tokens_details")):
+        return 0
     by_ttl = mapping_at(details, "cache_write_tokens_details")
     divided = count(by_ttl, "ttl_30m_tokens") + count(by_ttl, "ttl_12h_tokens")
     if details.get("cache_write_tokens") is None:
@@ -115,6 +117,8 @@ def _reasoning(details: Mapping[str, Any], output_tokens: int) -> int:
 
 
 def _modalities(details: Mapping[str, Any]) -> dict[str, int]:
+    if not (details.get("audio_tokens") or details.get("image_tokens")):
+        return {}
     return {
         modality: count(details, field)
         for modality, field in (("audio", "audio_tokens"), ("image", "image_tokens"))
