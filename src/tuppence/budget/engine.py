@@ -48,6 +48,7 @@ from tuppence.cost_tracking.directory import Directory
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.errors import DatabaseUnreachable, OutcomeUnknown, TuppenceError
 from tuppence.storage.database import Database, Transaction
+from tuppence.storage.forks import forks
 
 SWEEP_EVERY_MICROS = MICROS_PER_SECOND
 """How often abandoned holds are looked for."""
@@ -401,14 +402,14 @@ class _HoldIds:
         self._database = database
         self._now = now
         self._lock = threading.Lock()
-        self._process = 0
+        self._generation = -1
         self._next = 0
 
     def next(self) -> int:
         with self._lock:
-            if self._process != os.getpid():  # first use, or a fork: its parent goes on counting
+            if self._generation != forks():  # first use, or a fork: its parent goes on counting
                 self._next = self._database.run(_register, to_micros(self._now())) << 32
-                self._process = os.getpid()
+                self._generation = forks()
             self._next += 1
             return self._next
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from tuppence.errors import DatabaseUnreachable, LedgerError
 from tuppence.storage.database import BulkInsert, BulkUpdate, Row, Transaction
+from tuppence.storage.forks import forks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -102,7 +102,7 @@ class SqliteDatabase:
         self._idle_readers: list[sqlite3.Connection] = []
         self._opened: list[sqlite3.Connection] = []
         self._writer: sqlite3.Connection | None = None
-        self._process = os.getpid()
+        self._generation = forks()
         self._transactions = 0
 
     @property
@@ -166,8 +166,8 @@ class SqliteDatabase:
 
     def _reopen_after_fork(self) -> None:
         """SQLite connections must not cross a fork (sqlite.org/howtocorrupt.html, 2.6)."""
-        if self._process != os.getpid():
-            self._process = os.getpid()
+        if self._generation != forks():
+            self._generation = forks()
             self._forget_connections()
 
     def _forget_connections(self) -> None:

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import httptools
 
@@ -134,12 +134,10 @@ class _Peer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, or hang up where there are too many."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError(transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._server.add(self)
         if len(self._server.peers) > self._limits.connections:
-            transport.abort()
+            self._transport.abort()
             return
         self._wait(self._limits.keep_alive_seconds)
 

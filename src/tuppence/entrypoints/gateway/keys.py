@@ -133,6 +133,8 @@ class KeyRing:
         self._seconds = seconds
         self._read_at = seconds()
         self._keys = _by_digest(list_keys(ledger))
+        self._seen: dict[str, GatewayKey] = {}
+        """Keys that opened since then, so that a busy one is hashed once."""
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -142,10 +144,16 @@ class KeyRing:
         now = self._seconds()
         if now - self._read_at >= FRESH_SECONDS:
             self._read_at = now
+            self._seen.clear()
             with suppress(DatabaseUnreachable):  # those known last go on
                 self._keys = _by_digest(await self._threads.call(list_keys, self._ledger))
+        if text in self._seen:
+            return self._seen[text]
         # Looked up by a hash with a secret: how long that takes tells nothing about keys.
-        return self._keys.get(digest_of(self._secret, text))
+        key = self._keys.get(digest_of(self._secret, text))
+        if key is not None:  # a flood of wrong ones must not fill the memory
+            self._seen[text] = key
+        return key
 
 
 def _by_digest(keys: Sequence[GatewayKey]) -> dict[bytes, GatewayKey]:
