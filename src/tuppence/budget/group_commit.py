@@ -157,8 +157,7 @@ class GroupCommit(Generic[Q, A]):
             theirs = error if isinstance(error, Exception) else _interrupted(error)
             for ticket in group:
                 ticket.error = error if ticket is own else theirs
-            if own is not None:
-                raise
+            raise
         finally:
             _wake(group)
 
@@ -190,7 +189,8 @@ class _Committer:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            job()
+            with suppress(Exception):  # all who wait for the commit have been told
+                job()
 
 
 def _wake(group: Sequence[_Ticket[Q, A]]) -> None:

@@ -47,12 +47,12 @@ from tuppence.budget.refusals import hold_name
 from tuppence.budget.requests import End, Reserve, Spend
 from tuppence.budget.scopes import DEFAULT_THROTTLER, Payer, encode_scopes, scopes_of
 from tuppence.budget.tiers import suggested_model
-from tuppence.core.admission import ENFORCED, PRIORITIES, Fit, Mode, fit
+from tuppence.core.admission import ENFORCED, Fit, Mode, fit, rank_of
 from tuppence.core.money import Money, to_nanos
 from tuppence.cost_tracking.budgets import NewBudget, Scope
 from tuppence.cost_tracking.directory import Directory
 from tuppence.cost_tracking.ledger import utc_now
-from tuppence.errors import BudgetExceeded, InvalidInput
+from tuppence.errors import BudgetExceeded
 from tuppence.language import translator
 from tuppence.settings import WhenUnreachable, check_when_unreachable, load_settings
 from tuppence.storage.threads import DatabaseThreads
@@ -479,19 +479,6 @@ def _own_budget(
     ).check()
 
 
-def rank_of(priority: str) -> int:
-    """Return the number of a priority; raise InvalidInput for an unknown one."""
-    try:
-        return PRIORITIES.index(priority)
-    except ValueError:
-        raise InvalidInput(
-            "is not a priority",
-            field="priority",
-            value=priority,
-            remedy=f"choose one of {', '.join(PRIORITIES)}",
-        ) from None
-
-
 def _urgency(where: Landing, cost: int, rank: int) -> tuple[bool, bool, bool, float]:
     """Order budgets by what they have to say: one that refuses comes before a fuller one."""
     terms = where.budget.terms
@@ -510,4 +497,4 @@ def _key_of(text: str | None) -> bytes | None:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
-__all__ = ["AsyncBudgetThrottler", "BudgetThrottler", "ThrottleDecision", "hold_name", "rank_of"]
+__all__ = ["AsyncBudgetThrottler", "BudgetThrottler", "ThrottleDecision", "hold_name"]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, NamedTuple
 
+from tuppence.errors import InvalidInput
+
 PRIORITIES = ("low", "normal", "high", "critical")
 """From the least to the most important; the number of a priority is its place here."""
 
@@ -143,3 +145,16 @@ def crossed(terms: Terms, before_nanos: int, after_nanos: int, limit_nanos: int)
     first = order.index(state_of(terms, before_nanos, limit_nanos))
     last = order.index(state_of(terms, after_nanos, limit_nanos))
     return list(order[first + 1 : last + 1])
+
+
+def rank_of(priority: str) -> int:
+    """Return the number of a priority; raise InvalidInput for an unknown one."""
+    try:
+        return PRIORITIES.index(priority)
+    except ValueError:
+        raise InvalidInput(
+            "is not a priority",
+            field="priority",
+            value=priority,
+            remedy=f"choose one of {', '.join(PRIORITIES)}",
+        ) from None

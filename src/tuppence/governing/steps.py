@@ -14,9 +14,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from tuppence.budget.calls import Amounts, CallPrices, CallWish
-from tuppence.budget.throttler import ThrottlerOptions, rank_of
+from tuppence.budget.throttler import ThrottlerOptions
 from tuppence.caching.history import CacheHistory
 from tuppence.caching.planner import CachePlan, plan
+from tuppence.core.admission import rank_of
 from tuppence.core.money import Money
 from tuppence.core.periods import to_micros
 from tuppence.core.price_book import PriceBook
