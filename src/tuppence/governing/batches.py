@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -43,35 +43,35 @@ def results_provider(method: str, path: str) -> str | None:
     return next((provider for pattern, provider in _RESULTS if pattern.search(plain)), None)
 
 
-class ResultLines:
-    """The lines of results as they pass. What does not begin as JSON is no results, and ignored."""
+class LineCutter:
+    """Lines of a file that comes in pieces of any size, each line without its end."""
 
-    def __init__(self, provider: str) -> None:
-        self._provider = provider
+    def __init__(self) -> None:
+        self.has_lost_lines = False
+        """Whether a line was too long to be read."""
         self._parts: list[bytes] = []
         """Of a line that has not come to its end."""
         self._size_bytes = 0
-        self._is_results: bool | None = None
-        """None: not known yet."""
 
-    def feed(self, piece: bytes) -> list[MeteredResponse]:
-        """Return the answers whose lines a piece completes."""
-        if self._is_results is None and piece.strip():
-            self._is_results = piece.lstrip().startswith(b"{")
-        if not self._is_results:
-            return []
+    def feed(self, piece: bytes) -> list[bytes]:
+        """Return the lines that a piece completes."""
         first, *others = piece.split(b"\n")
-        if not others:
-            self._keep(first)
-            return []
         self._keep(first)
-        lines = [self._line(), *others[:-1]]
+        if not others:
+            return []
+        lines = [self.rest(), *others[:-1]]
         self._keep(others[-1])
-        return self._read(lines)
+        return lines
 
-    def rest(self) -> list[MeteredResponse]:
-        """Return the answer of a last line without an end."""
-        return self._read([self._line()])
+    def rest(self) -> bytes:
+        """Return the line that has no end yet, empty where there is none, or it is too long."""
+        if self._size_bytes > LONGEST_LINE_BYTES:
+            self.has_lost_lines = True
+            _logger.warning(_TOO_LONG, self._size_bytes, LONGEST_LINE_BYTES)
+        line = b"".join(self._parts)
+        self._parts.clear()
+        self._size_bytes = 0
+        return line
 
     def _keep(self, part: bytes) -> None:
         self._size_bytes += len(part)
@@ -80,14 +80,25 @@ class ResultLines:
         elif part:
             self._parts.append(part)
 
-    def _line(self) -> bytes:
-        """Return the line that was kept, empty where it is too long."""
-        if self._size_bytes > LONGEST_LINE_BYTES:
-            _logger.warning(_TOO_LONG, self._size_bytes, LONGEST_LINE_BYTES)
-        line = b"".join(self._parts)
-        self._parts.clear()
-        self._size_bytes = 0
-        return line
+
+class ResultLines:
+    """The lines of results as they pass. What does not begin as JSON is no results, and ignored."""
+
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+        self._lines = LineCutter()
+        self._is_results: bool | None = None
+        """None: not known yet."""
+
+    def feed(self, piece: bytes) -> list[MeteredResponse]:
+        """Return the answers whose lines a piece completes."""
+        if self._is_results is None and piece.strip():
+            self._is_results = piece.lstrip().startswith(b"{")
+        return self._read(self._lines.feed(piece)) if self._is_results else []
+
+    def rest(self) -> list[MeteredResponse]:
+        """Return the answer of a last line without an end."""
+        return self._read([self._lines.rest()])
 
     def _read(self, lines: list[bytes]) -> list[MeteredResponse]:
         found = (metered_of_line(line, self._provider) for line in lines)
@@ -115,7 +126,7 @@ _MARK = b'"custom_id"'
 _SHOWN_BYTES = 120
 """Of a line that cannot be read: its ids, and no text of the answer."""
 _UNREADABLE = "a batch result is not booked, its usage cannot be read (%s): %s"
-_TOO_LONG = "a batch result of %d bytes is not booked: lines of up to %d are read"
+_TOO_LONG = "a line of a batch of %d bytes is not read, nor booked: lines of up to %d are"
 _NOT_BOOKED = "the batch result %s is not booked: %s"
 
 
@@ -185,7 +196,7 @@ def _portions(answers: Sequence[MeteredResponse]) -> Iterator[Sequence[MeteredRe
 
 
 class BookedResults:
-    """The bytes of results; each line is handed on when its answer is booked."""
+    """The bytes of results; the last one of each line is handed on when its answer is booked."""
 
     def __init__(self, governor: Governor, provider: str, source: Iterator[bytes]) -> None:
         self._governor = governor
@@ -194,10 +205,15 @@ class BookedResults:
 
     def __iter__(self) -> Iterator[bytes]:
         lines = ResultLines(self._provider)
+        kept = b""  # the last line may have no end: then only the end of the file completes it
         for piece in self._source:
+            if kept:
+                yield kept
             book_results(self._governor, lines.feed(piece), self._provider)
-            yield piece
+            kept = piece
         book_results(self._governor, lines.rest(), self._provider)
+        if kept:
+            yield kept
 
     def finish(self) -> None:
         """Do nothing: what was handed on is booked."""
@@ -213,12 +229,17 @@ class AsyncBookedResults:
         self._provider = provider
         self._source = source
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         lines = ResultLines(self._provider)
+        kept = b""
         async for piece in self._source:
+            if kept:
+                yield kept
             await self._book(await asyncio.to_thread(lines.feed, piece))
-            yield piece
+            kept = piece
         await self._book(await asyncio.to_thread(lines.rest))
+        if kept:
+            yield kept
 
     async def _book(self, answers: Sequence[MeteredResponse]) -> None:
         await book_results_async(self._governor, answers, self._provider)

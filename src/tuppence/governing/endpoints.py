@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
@@ -75,6 +76,7 @@ def batch_provider_of(method: str, path: str) -> str | None:
     return _BATCHES.get(_name_of(path)) if method.upper() == "POST" else None
 
 
+@lru_cache(maxsize=1_000)
 def _name_of(path: str) -> str:
     """Return the path without what a client puts before and behind it."""
     plain = unquote(_QUERY.sub("", _HOST.sub("", path, count=1)))
