@@ -6,6 +6,7 @@ what it is worth: docs/reference/router-model-card.md.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -22,6 +23,8 @@ from tuppence.model_router.trees import Forest
 
 WEIGHTS_PATH = Path(__file__).parent / "weights.npz"
 FORMAT = 2
+MOST_KNOWN = 4_096
+"""So many predictions are kept for texts that come again; of the texts, their hashes only."""
 USUAL_LENGTH, SPREAD_OF_LENGTHS = 6.0, 1.2
 """Of the logarithm of a prompt's characters."""
 LENGTH_SHARE, DOUBTED_LENGTH_SHARE = 0.04, 1.0
@@ -91,9 +94,22 @@ class Classifier:
         self._forest = Forest(*(arrays[name] for name in Forest._fields))
         self._usual_doubt: list[float] = arrays["usual_doubt"].tolist()
         self._layout = Layout.of(len(self._usual_doubt) - 1)
+        self._known: dict[bytes, Prediction] = {}
 
     def predict(self, text: str) -> Prediction:
-        """Return what is expected of the tiers on a text of any length and content."""
+        """Return what is expected of the tiers on a text of any length and content.
+
+        Texts come again: an agent asks with the same message at each step of its work.
+        """
+        digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+        known = self._known.get(digest)
+        if known is None:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            known = self._known[digest] = self._predict(text)
+        return known
+
+    def _predict(self, text: str) -> Prediction:
         features = features_of(text)
         off = (features.measures - self._center) * self._slope
         distance = float(np.add.reduce(np.abs(off))) / self._far
