@@ -38,7 +38,12 @@ from tuppence.errors import (
 )
 from tuppence.governing.endpoints import Endpoint
 from tuppence.governing.scope import Payment, current_scope
-from tuppence.governing.steps import GovernOptions, Prepared, Steps
+from tuppence.governing.steps import (
+    LONGEST_BOOK_AGE_SECONDS,
+    GovernOptions,
+    Prepared,
+    Steps,
+)
 from tuppence.storage.threads import DatabaseThreads
 
 T = TypeVar("T")
@@ -264,9 +269,15 @@ class AsyncGovernor:
         )
         self._name = options.get("name", DEFAULT_THROTTLER)
         self._ledger = self._throttler.calls.ledger
-        self._steps = Steps(options, self._throttler.calls, options.get("now", utc_now))
+        self._steps = Steps(
+            options,
+            self._throttler.calls,
+            options.get("now", utc_now),
+            LONGEST_BOOK_AGE_SECONDS,
+        )
         self._threads = DatabaseThreads()
         self._ends: set[asyncio.Task[None]] = set()
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def open(
         self, endpoint: Endpoint, request: Mapping[str, Any], payment: Payment | None = None
@@ -289,9 +300,17 @@ class AsyncGovernor:
         self, endpoint: Endpoint, request: Mapping[str, Any], payer: Payment
     ) -> Prepared:
         if self._steps.is_quick(request):
+            self._refresh_prices()
             with suppress(UnknownPrice):  # the thread may find that it has just been set
                 return self._steps.prepare_quickly(endpoint, request, payer)
         return await self._threads.call(self._steps.prepare, endpoint, request, payer)
+
+    def _refresh_prices(self) -> None:
+        """Have the prices read again, while calls go on by those of a moment ago."""
+        if not self._steps.is_aging or (self._refreshing and not self._refreshing.done()):
+            return
+        refreshing = self._threads.call(self._steps.refresh)
+        self._refreshing = asyncio.get_running_loop().create_task(refreshing)
 
     async def attempt_again(self, call: GovernedCall[AsyncHold]) -> None:
         """See Governor.attempt_again."""
@@ -342,6 +361,8 @@ class AsyncGovernor:
         """Wait for what is being settled, close the database and end the threads."""
         if self._ends:
             await asyncio.wait(self._ends)
+        if self._refreshing is not None:
+            await self._refreshing
         await self._throttler.close()
         self._threads.shutdown()
 

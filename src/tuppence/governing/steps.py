@@ -48,6 +48,8 @@ OnRefusal = Literal["raise", "downgrade"]
 
 BOOK_AGE_SECONDS = 0.1
 """How old the prices may be by which a call is bounded; its cost is booked by those in force."""
+LONGEST_BOOK_AGE_SECONDS = 2.0
+"""The same for calls of coroutines, while newer ones are being read in the background."""
 
 QUICK_BYTES = 32 * 1024
 """Of a request that a model is chosen or a cache planned for: that takes half a millisecond."""
@@ -122,7 +124,11 @@ class Steps:
     """The decisions about calls: who pays, which model, which markers, what it can cost."""
 
     def __init__(
-        self, options: GovernOptions, calls: CallPrices, now: Callable[[], datetime]
+        self,
+        options: GovernOptions,
+        calls: CallPrices,
+        now: Callable[[], datetime],
+        book_age_seconds: float = BOOK_AGE_SECONDS,
     ) -> None:
         self._options = options
         self._calls = calls
@@ -145,6 +151,7 @@ class Steps:
         self._history: CacheHistory | None = None
         self._last_book: PriceBook | None = None
         self._read_at_seconds = float("-inf")
+        self._book_age_seconds = book_age_seconds
         unreachable = options.get("when_unreachable") or load_settings().when_unreachable
         self.journals = unreachable == "journal"
         """Whether calls go on while the database is away."""
@@ -171,7 +178,18 @@ class Steps:
     @property
     def is_fresh(self) -> bool:
         """Whether the next call needs nothing from the database before its hold."""
-        return time.monotonic() - self._read_at_seconds < BOOK_AGE_SECONDS
+        return time.monotonic() - self._read_at_seconds < self._book_age_seconds
+
+    @property
+    def is_aging(self) -> bool:
+        """Whether it is time to read the prices again."""
+        return time.monotonic() - self._read_at_seconds > BOOK_AGE_SECONDS
+
+    def refresh(self) -> None:
+        """Read the prices again; without the database, the next call tells of it."""
+        with suppress(DatabaseUnreachable):
+            self._last_book = self._calls.ledger.price_book()
+            self._read_at_seconds = time.monotonic()
 
     def payment(self, inner: Payment = NOBODY) -> Payment:
         """Return who pays, by the options and by what the scopes around the call say."""
