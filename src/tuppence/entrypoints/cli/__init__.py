@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import NoReturn
 
@@ -71,9 +71,14 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors are one line, exit codes 1 (failure) and 2 (usage)."""
+    """Run the command line."""
+    run(lambda: cli.main(standalone_mode=False, color=_colours()))
+
+
+def run(action: Callable[[], object]) -> None:
+    """Do what a process is for; errors are one line, exit codes 1 (failure) and 2 (usage)."""
     try:
-        cli.main(standalone_mode=False, color=_colours())
+        action()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(EXIT_USAGE)

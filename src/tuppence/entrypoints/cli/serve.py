@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import socket
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import click
 
+from tuppence.entrypoints.cli import run
 from tuppence.entrypoints.cli.options import database_option
 from tuppence.errors import InvalidInput, MissingPackage
 from tuppence.language import translator
@@ -54,11 +59,46 @@ DEFAULT_PORT = 4100
     type=click.Path(path_type=Path),
     help="TOML file with the places that calls go to.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="How many processes answer.",
+)
 @database_option
 def command(host: str, port: int, **options: Any) -> None:
     """Serve the gateway until Ctrl-C: point clients at it by their base URL alone."""
+    modules = _modules()
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
+    if options["no_keys"] and not modules.server.is_loopback(host):
+        raise InvalidInput(
+            "does not go with --no-keys: others could spend your money",
+            field="host",
+            value=host,
+            remedy="make keys with: tuppence key create, or listen on 127.0.0.1",
+        )
+    if options["workers"] == 1:
+        _serve_here(modules, host, port, options)
+    else:
+        sys.exit(_serve_with_workers(modules, host, port, options))
+
+
+class _Modules(NamedTuple):
+    """What comes with an extra."""
+
+    application: ModuleType
+    server: ModuleType
+    workers: ModuleType
+
+
+def _modules() -> _Modules:
     try:
-        from tuppence.entrypoints.gateway import application, server  # noqa: PLC0415 - an extra
+        from tuppence.entrypoints.gateway import (  # noqa: PLC0415 - an extra
+            application,
+            server,
+            workers,
+        )
     except ModuleNotFoundError as error:
         raise MissingPackage(
             "is not installed",
@@ -66,36 +106,54 @@ def command(host: str, port: int, **options: Any) -> None:
             value=error.name,
             remedy='install "tuppence[gateway]"',
         ) from error
-    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.WARNING)
-    if options["no_keys"] and not server.is_loopback(host):
-        raise InvalidInput(
-            "does not go with --no-keys: others could spend your money",
-            field="host",
-            value=host,
-            remedy="make keys with: tuppence key create, or listen on 127.0.0.1",
-        )
-    with server.listen(host, port) as listener:
-        gateway = application.Gateway(
-            application.GatewayOptions(
-                database_url=options["database"],
-                needs_key=not options["no_keys"],
-                shows_amounts=not options["hide_amounts"],
-                most_body_bytes=options["max_body_mb"] * 1024 * 1024,
-                wait_seconds=options["wait_seconds"],
-                cache=options["cache"],
-                upstreams_path=options["upstreams"],
-                own_urls=server.own_urls(listener),
-            )
-        )
-        _tell(server.base_url_of(listener), needs_key=not options["no_keys"])
+    return _Modules(application, server, workers)
+
+
+def _serve_here(modules: _Modules, host: str, port: int, options: Mapping[str, Any]) -> None:
+    with modules.server.listen(host, port) as listener:
+        gateway = _gateway(modules, listener, options)
+        _tell(modules.server.base_url_of(listener), options)
         with suppress(KeyboardInterrupt):  # the server has stopped in good order by then
-            server.serve(gateway, listener)
+            modules.server.serve(gateway, listener)
 
 
-def _tell(base_url: str, *, needs_key: bool) -> None:
+def _serve_with_workers(modules: _Modules, host: str, port: int, options: Mapping[str, Any]) -> int:
+    listeners = modules.workers.sockets_for(options["workers"], host, port)
+    base_url = modules.server.base_url_of(listeners[0])
+
+    def work(listener: socket.socket, lifeline: Any) -> None:
+        """Be one of the processes that answer."""
+        run(lambda: modules.server.serve(_gateway(modules, listener, options), listener, lifeline))
+
+    exit_code: int = modules.workers.Workers(
+        listeners, work, lambda: _tell(base_url, options)
+    ).run()
+    return exit_code
+
+
+def _gateway(modules: _Modules, listener: socket.socket, options: Mapping[str, Any]) -> Any:
+    return modules.application.Gateway(
+        modules.application.GatewayOptions(
+            database_url=options["database"],
+            needs_key=not options["no_keys"],
+            shows_amounts=not options["hide_amounts"],
+            most_body_bytes=options["max_body_mb"] * 1024 * 1024,
+            wait_seconds=options["wait_seconds"],
+            cache=options["cache"],
+            upstreams_path=options["upstreams"],
+            own_urls=modules.server.own_urls(listener),
+        )
+    )
+
+
+def _tell(base_url: str, options: Mapping[str, Any]) -> None:
     _ = translator(load_settings().language)
-    click.echo(_("The gateway serves {url}; Ctrl-C stops it.").format(url=base_url))
-    key = "tpc-..." if needs_key else ""
+    if options["workers"] == 1:
+        click.echo(_("The gateway serves {url}; Ctrl-C stops it.").format(url=base_url))
+    else:
+        told = _("The gateway serves {url} with {count} workers; Ctrl-C stops it.")
+        click.echo(told.format(url=base_url, count=options["workers"]))
+    key = "" if options["no_keys"] else "tpc-..."
     anthropic_key = f" ANTHROPIC_API_KEY={key}" if key else ""
     openai_key = f" OPENAI_API_KEY={key}" if key else ""
     click.echo(f"  ANTHROPIC_BASE_URL={base_url}{anthropic_key} claude")
