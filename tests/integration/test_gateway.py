@@ -420,7 +420,7 @@ def test_body_that_is_too_large_is_refused(world: World) -> None:
     ("method", "path", "status"),
     [
         ("GET", "/v1/messages", 404),
-        ("POST", "/v1/messages/batches", 404),
+        ("GET", "/v1/messages/batches/a%2Fresults", 404),
         ("POST", "/v1/completions", 404),
         ("POST", "/messages", 404),
         ("DELETE", "/", 404),

@@ -24,6 +24,17 @@ class BatchResults:
     def __contains__(self, batch_id: object) -> bool:
         return batch_id in self._results
 
+    def delete(self, batch_id: str) -> dict[str, Any]:
+        """Forget a batch; return what the provider says of it."""
+        del self._results[batch_id]
+        return {"id": batch_id, "type": "message_batch_deleted"}
+
+    def listing(self, base_url: str) -> dict[str, Any]:
+        """Return all batches, the newest first."""
+        rows = [self.body(batch_id, base_url) for batch_id in reversed(self._results)]
+        first_id, last_id = (rows[0]["id"], rows[-1]["id"]) if rows else (None, None)
+        return {"data": rows, "has_more": False, "first_id": first_id, "last_id": last_id}
+
     def body(self, batch_id: str, base_url: str) -> dict[str, Any]:
         """Return a batch as the provider writes it; all are ended."""
         kinds = [row["result"]["type"] for row in self._results[batch_id]]

@@ -56,10 +56,10 @@ class Exchange:
         await self._start(status, "application/json", {**length, **(headers or {})})
         await self.send_bytes(b"" if self.method == "HEAD" else encoded, more=False)
 
-    async def send_file(self, content: bytes) -> None:
-        """Answer with a file."""
+    async def send_file(self, content: bytes, cut_after_bytes: int | None = None) -> None:
+        """Answer with a file; after so many bytes of it the connection breaks."""
         await self._start(200, "application/octet-stream", {"content-length": str(len(content))})
-        await self.send_bytes(content, more=False)
+        await self.send_bytes(content[:cut_after_bytes], more=cut_after_bytes is not None)
 
     async def start_stream(self, headers: Mapping[str, str]) -> None:
         """Begin an answer of server-sent events."""

@@ -107,6 +107,8 @@ class FakeAnthropic:
         self._numbers = itertools.count(1)
         self._fingerprints: dict[str, Fingerprint] = {}
         self._batches = BatchResults()
+        self.cut_results_after_bytes: int | None = None
+        """Breaks off the results of batches; None: they come whole."""
 
     def script(self, *steps: Step) -> None:
         """Say what the next valid requests get, one each; after them come echoes again."""
@@ -153,9 +155,9 @@ class FakeAnthropic:
                 await exchange.send_json(200, self._models.listing())
             case "POST", "/v1/messages/batches":
                 await self._create_batch(exchange, self._key(exchange), parsed(body), started_at)
-            case "GET", path if path.startswith("/v1/messages/batches/"):
+            case method, path if path.startswith("/v1/messages/batches"):
                 self._key(exchange)
-                await self._send_batch(exchange, *path.split("/")[4:])
+                await self._answer_batch(exchange, method, *path.split("/")[4:])
             case _, "/" | "/v1/messages" | "/v1/messages/count_tokens" | "/v1/models":
                 raise ApiError(405, "Method Not Allowed")
             case _:
@@ -232,14 +234,26 @@ class FakeAnthropic:
         self.cache.begin(call.served)
         return succeeded(custom_id, call.message)
 
-    async def _send_batch(self, exchange: Exchange, batch_id: str, part: str = "") -> None:
-        if batch_id not in self._batches:
+    async def _answer_batch(
+        self, exchange: Exchange, method: str, batch_id: str = "", part: str = ""
+    ) -> None:
+        if batch_id and batch_id not in self._batches:
             raise ApiError(404, f"Message Batch {batch_id} not found.")
-        if part == "results":
-            await exchange.send_file(self._batches.lines(batch_id))
-        else:
-            base_url = f"http://{exchange.headers['host']}"
-            await exchange.send_json(200, self._batches.body(batch_id, base_url))
+        match method, bool(batch_id), part:
+            case "GET", False, "":
+                await exchange.send_json(200, self._batches.listing(_base_url(exchange)))
+            case ("GET", True, "") | ("POST", True, "cancel"):  # which comes too late
+                await self._send_batch(exchange, batch_id)
+            case "DELETE", True, "":
+                await exchange.send_json(200, self._batches.delete(batch_id))
+            case "GET", True, "results":
+                results = self._batches.lines(batch_id)
+                await exchange.send_file(results, self.cut_results_after_bytes)
+            case _:
+                raise ApiError(405, "Method Not Allowed")
+
+    async def _send_batch(self, exchange: Exchange, batch_id: str) -> None:
+        await exchange.send_json(200, self._batches.body(batch_id, _base_url(exchange)))
 
     def _call(
         self,
@@ -329,6 +343,10 @@ class FakeAnthropic:
 
     def _block_tokens(self, blocks: RequestBlocks) -> list[int]:
         return [self._tokens_of(block) for block in blocks.blocks]
+
+
+def _base_url(exchange: Exchange) -> str:
+    return f"http://{exchange.headers['host']}"
 
 
 def _organization() -> dict[str, str]:

@@ -17,6 +17,13 @@ from tuppence.core.usage import Usage
 from tuppence.testing.answers import Answer, Failure, Reset, Step, text_answer
 from tuppence.testing.exchange import Exchange, Receive, Scope, Send
 from tuppence.testing.fake_anthropic import MOST_KEPT, BilledRequest, ReceivedRequest, live
+from tuppence.testing.openai_batches import (
+    RESULTS_PURPOSE,
+    batch_body,
+    batch_row,
+    file_body,
+    uploaded_file,
+)
 from tuppence.testing.openai_bodies import (
     chat_body,
     chat_events,
@@ -46,7 +53,12 @@ class FakeOpenAI:
         self.book: deque[BilledRequest] = deque(maxlen=MOST_KEPT)
         self.requests: deque[ReceivedRequest] = deque(maxlen=MOST_KEPT)
         self.files: dict[str, bytes] = {}
-        """What `GET /v1/files/{id}/content` gives, by id: the results of batches."""
+        """What `GET /v1/files/{id}/content` gives, by id: the results of batches, and uploads."""
+        self.purposes: dict[str, str] = {}
+        """What files were uploaded for; those without one are results of batches."""
+        self.cut_files_after_bytes: int | None = None
+        """Breaks off the contents of files; None: they come whole."""
+        self._batches: dict[str, dict[str, Any]] = {}
         self._output_tokens = output_tokens
         self._cached_tokens = cached_tokens
         self._steps: deque[Step] = deque()
@@ -80,46 +92,118 @@ class FakeOpenAI:
         if (exchange.method, exchange.path) == ("GET", "/v1/models"):
             rows = [{"id": one, "object": "model", "created": 0, "owned_by": ""} for one in MODELS]
             await exchange.send_json(200, {"object": "list", "data": rows})
-        elif exchange.method == "GET" and exchange.path.startswith("/v1/files/"):
-            await self._send_file(exchange, exchange.path.split("/")[3])
+        elif exchange.path.startswith("/v1/files"):
+            await self._answer_file(exchange, body)
+        elif exchange.path.startswith("/v1/batches"):
+            await self._answer_batch(exchange, key, body)
         elif exchange.method == "POST" and exchange.path in _CONTENTS:
             await self._create(exchange, key, parsed(body))
         else:
             raise ApiError(404, f"Invalid URL ({exchange.method} {exchange.path})")
 
-    async def _send_file(self, exchange: Exchange, file_id: str) -> None:
-        if file_id not in self.files:
+    async def _answer_file(self, exchange: Exchange, body: bytes) -> None:
+        file_id, part = ([*exchange.path.split("/")[3:], "", ""])[:2]
+        if file_id and file_id not in self.files:
             raise ApiError(404, f"No such File object: {file_id}")
-        await exchange.send_file(self.files[file_id])
+        match exchange.method, bool(file_id), part:
+            case "POST", False, "":
+                uploaded = uploaded_file(exchange.headers["content-type"], body)
+                file_id = f"file-fake-{next(self._numbers):08d}"
+                self.files[file_id], self.purposes[file_id] = uploaded.content, uploaded.purpose
+                await exchange.send_json(200, self._file(file_id))
+            case "GET", False, "":
+                rows = [self._file(one) for one in self.files]
+                await exchange.send_json(200, {"object": "list", "data": rows, "has_more": False})
+            case "GET", True, "":
+                await exchange.send_json(200, self._file(file_id))
+            case "GET", True, "content":
+                await exchange.send_file(self.files[file_id], self.cut_files_after_bytes)
+            case _:
+                raise ApiError(404, f"Invalid URL ({exchange.method} {exchange.path})")
+
+    def _file(self, file_id: str) -> dict[str, Any]:
+        purpose = self.purposes.get(file_id, RESULTS_PURPOSE)
+        return file_body(file_id, self.files[file_id], purpose)
+
+    async def _answer_batch(self, exchange: Exchange, key: str, body: bytes) -> None:
+        batch_id, part = ([*exchange.path.split("/")[3:], "", ""])[:2]
+        if batch_id and batch_id not in self._batches:
+            raise ApiError(404, f"No batch found with id '{batch_id}'.")
+        match exchange.method, bool(batch_id), part:
+            case "POST", False, "":
+                batch = self._made_batch(exchange, key, parsed(body))
+                await exchange.send_json(200, batch)
+            case "GET", False, "":
+                rows = list(self._batches.values())
+                await exchange.send_json(200, {"object": "list", "data": rows, "has_more": False})
+            case ("GET", True, "") | ("POST", True, "cancel"):  # which comes too late
+                await exchange.send_json(200, self._batches[batch_id])
+            case _:
+                raise ApiError(404, f"Invalid URL ({exchange.method} {exchange.path})")
+
+    def _made_batch(
+        self, exchange: Exchange, key: str, request: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Answer all requests of a batch at once, and bill them."""
+        input_id = str(request.get("input_file_id"))
+        if input_id not in self.files:
+            raise ApiError(400, f"No such File object: {input_id}")
+        rows = [self._batch_row(exchange, key, line) for line in self.files[input_id].splitlines()]
+        output_id = f"file-fake-{next(self._numbers):08d}"
+        self.files[output_id] = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+        self.purposes[output_id] = RESULTS_PURPOSE
+        batch_id = f"batch_fake_{next(self._numbers):08d}"
+        self._batches[batch_id] = batch_body(batch_id, request, output_id, len(rows))
+        return self._batches[batch_id]
+
+    def _batch_row(self, exchange: Exchange, key: str, line: bytes) -> dict[str, Any]:
+        asked = parsed(line)
+        path, request = str(asked["url"]), asked["body"]
+        billed, answer = self._billed(exchange, key, path, request, None)
+        return batch_row(asked, whole_body(path, request, answer, billed))
 
     async def _create(self, exchange: Exchange, key: str, request: dict[str, Any]) -> None:
-        model, contents = request.get("model"), request.get(_CONTENTS[exchange.path])
-        if not isinstance(model, str):
-            raise ApiError(400, "you must provide a model parameter")
-        if not contents:
-            raise ApiError(400, f"Missing required parameter: '{_CONTENTS[exchange.path]}'.")
-        if model not in MODELS:
-            raise ApiError(404, f"The model `{model}` does not exist")
-        if not isinstance(request.get("stream_options") or {}, dict):
-            raise ApiError(400, "Invalid type for 'stream_options': expected an object.")
+        self._check(exchange.path, request)
         step = self._steps.popleft() if self._steps else None
         if isinstance(step, Failure):
             raise ApiError(step.status, step.message, headers=step.headers)
         if isinstance(step, Reset) and step.billed is None:
             exchange.abort()
             return
-        is_reset = isinstance(step, Reset)
         made = step.billed if isinstance(step, Reset) else step
-        answer = made or text_answer("ok " * 16, output_tokens=self._output_tokens)
-        has_output = exchange.path != "/v1/embeddings"
-        usage = self._usage(contents, answer if has_output else None)
-        answer_id = f"fake_{next(self._numbers):08d}"
-        billed = BilledRequest(exchange.request_id, answer_id, key, model, usage)
-        self.book.append(billed)
-        if is_reset:
+        billed, answer = self._billed(exchange, key, exchange.path, request, made)
+        if isinstance(step, Reset):
             exchange.abort()
         else:
             await _deliver(exchange, request, answer, billed)
+
+    def _check(self, path: str, request: Mapping[str, Any]) -> None:
+        model, contents = request.get("model"), request.get(_CONTENTS[path])
+        if not isinstance(model, str):
+            raise ApiError(400, "you must provide a model parameter")
+        if not contents:
+            raise ApiError(400, f"Missing required parameter: '{_CONTENTS[path]}'.")
+        if model not in MODELS:
+            raise ApiError(404, f"The model `{model}` does not exist")
+        if not isinstance(request.get("stream_options") or {}, dict):
+            raise ApiError(400, "Invalid type for 'stream_options': expected an object.")
+
+    def _billed(
+        self,
+        exchange: Exchange,
+        key: str,
+        path: str,
+        request: Mapping[str, Any],
+        made: Answer | None,
+    ) -> tuple[BilledRequest, Answer]:
+        """Take money for an answer, the fixed text where none was made."""
+        answer = made or text_answer("ok " * 16, output_tokens=self._output_tokens)
+        has_output = path != "/v1/embeddings"
+        usage = self._usage(request[_CONTENTS[path]], answer if has_output else None)
+        answer_id = f"fake_{next(self._numbers):08d}"
+        billed = BilledRequest(exchange.request_id, answer_id, key, request["model"], usage)
+        self.book.append(billed)
+        return billed, answer
 
     def _usage(self, contents: object, answer: Answer | None) -> Usage:
         tokens = -(-len(msgspec.json.encode(contents)) // 4)
@@ -140,17 +224,8 @@ async def _deliver(
     """Send an answer, and note it when all of it goes out."""
     if answer.gate is not None and answer.gate_after_events == 0:
         await exchange.wait(answer.gate.wait())
-    stream, usage = bool(request.get("stream")), billed.usage
-    if exchange.path == "/v1/embeddings":
-        kind = str(request.get("encoding_format", "float"))
-        inputs = request["input"] if isinstance(request["input"], list) else [request["input"]]
-        body = embeddings_body(billed.model, inputs, usage, kind)
-        stream = False
-    elif exchange.path == "/v1/responses":
-        body = response_body(billed.message_id, billed.model, answer, usage)
-    else:
-        body = chat_body(billed.message_id, billed.model, answer, usage)
-    if not stream:
+    body = whole_body(exchange.path, request, answer, billed)
+    if not request.get("stream") or exchange.path == "/v1/embeddings":
         billed.delivered = True
         await exchange.send_json(200, body)
     elif exchange.path == "/v1/responses":
@@ -159,6 +234,20 @@ async def _deliver(
         options = request.get("stream_options") or {}
         wanted = bool(options.get("include_usage"))
         await _send_events(exchange, chat_events(body, include_usage=wanted), answer, billed)
+
+
+def whole_body(
+    path: str, request: Mapping[str, Any], answer: Answer, billed: BilledRequest
+) -> dict[str, Any]:
+    """Return an answer as one document."""
+    usage = billed.usage
+    if path == "/v1/embeddings":
+        kind = str(request.get("encoding_format", "float"))
+        inputs = request["input"] if isinstance(request["input"], list) else [request["input"]]
+        return embeddings_body(billed.model, inputs, usage, kind)
+    if path == "/v1/responses":
+        return response_body(billed.message_id, billed.model, answer, usage)
+    return chat_body(billed.message_id, billed.model, answer, usage)
 
 
 async def _send_events(

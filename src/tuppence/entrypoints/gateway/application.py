@@ -11,6 +11,7 @@ from random import Random
 
 from tuppence.cost_tracking.ledger import Ledger
 from tuppence.entrypoints.gateway.access import key_of
+from tuppence.entrypoints.gateway.batches import Batches
 from tuppence.entrypoints.gateway.connection import Connection
 from tuppence.entrypoints.gateway.exchange import Exchanges
 from tuppence.entrypoints.gateway.forwarding import Forwarder
@@ -22,7 +23,7 @@ from tuppence.entrypoints.gateway.replies import (
     json_reply,
     refusal_of,
 )
-from tuppence.entrypoints.gateway.routes import provider_of, route_of
+from tuppence.entrypoints.gateway.routes import Duty, provider_of, route_of
 from tuppence.entrypoints.gateway.secret import key_secret
 from tuppence.entrypoints.gateway.upstream import Place, places_of
 from tuppence.entrypoints.gateway.upstreams import (
@@ -133,21 +134,26 @@ class Gateway:
         if "content-encoding" in connection.headers:
             raise Refusal(415, "Send the body without a content-encoding", "unsupported_encoding")
         body = await connection.body(self._options.most_body_bytes)
-        exchanges = self._exchanges()
-        if route.endpoint is None:
-            await exchanges.pass_on(route.provider, connection, body)
+        if route.endpoint is not None:
+            await self._exchanges().govern(route.provider, route.endpoint, connection, body, key)
+        elif route.duty is Duty.FREE:
+            await self._exchanges().pass_on(route.provider, connection, body)
         else:
-            await exchanges.govern(route.provider, route.endpoint, connection, body, key)
+            batches = Batches(self._governor, self._opened_forwarder(), self._upstreams)
+            await batches.answer(route, connection, body, key)
 
     def _exchanges(self) -> Exchanges:
-        if self._forwarder is None:
-            self._forwarder = Forwarder()  # belongs to the loop that serves
         return Exchanges(
             self._governor,
-            self._forwarder,
+            self._opened_forwarder(),
             self._choice,
             shows_amounts=self._options.shows_amounts,
         )
+
+    def _opened_forwarder(self) -> Forwarder:
+        if self._forwarder is None:
+            self._forwarder = Forwarder()  # belongs to the loop that serves
+        return self._forwarder
 
     def _open_ring(self, secret: bytes) -> KeyRing:
         ring = KeyRing(self._ledger, secret, self._threads, self._options.seconds)

@@ -21,13 +21,12 @@ from tuppence.entrypoints.gateway.attempts import (
     without_answer,
 )
 from tuppence.entrypoints.gateway.connection import Connection
-from tuppence.entrypoints.gateway.forwarding import Forwarder, answer_headers
+from tuppence.entrypoints.gateway.forwarding import Forwarder, answer_headers, whole_reply
 from tuppence.entrypoints.gateway.keys import GatewayKey
 from tuppence.entrypoints.gateway.replies import (
     Headers,
     Provider,
     Refusal,
-    Reply,
     refusal_of,
 )
 from tuppence.entrypoints.gateway.transport import Response, UpstreamDown
@@ -68,7 +67,7 @@ class Exchanges:
         upstream, sent = self._first(provider, body)
         async with self._forwarder.answer(upstream, connection, sent) as response:
             whole = await response.read()
-            await connection.reply(_reply(response, whole, []))
+            await connection.reply(whole_reply(response, whole, []))
 
     async def govern(
         self,
@@ -82,7 +81,7 @@ class Exchanges:
 
         May be cancelled at any point: the call is then released, settled or left as it stands.
         """
-        asked, alias = self._real(_parsed(body))
+        asked, alias = self._real(parsed_body(body))
         # Whoever may ask for a name may ask for what stands behind it.
         limits = None if alias is not None and key is not None and key.allows(alias.name) else key
         if asked.get("model") != AUTO:
@@ -103,7 +102,7 @@ class Exchanges:
     def _first(self, provider: Provider, body: bytes) -> tuple[Upstream, bytes]:
         """Return where a request goes that is made once, and its body with the real model."""
         try:
-            asked, alias = self._real(_parsed(body))
+            asked, alias = self._real(parsed_body(body))
         except Refusal:  # it has no body, or the provider says what is wrong with it
             return self._choice.upstreams.of(provider)[0], body
         upstream = self._choice.in_turn(provider, str(asked.get("model")), alias)[0]
@@ -137,7 +136,7 @@ class Exchanges:
             async with self._forwarder.answer(upstream, connection, body) as response:
                 if response.status >= _FIRST_ERROR:
                     whole = await response.read()
-                    return failed_answer(upstream, _reply(response, whole, told))
+                    return failed_answer(upstream, whole_reply(response, whole, told))
                 if response.content_type == "text/event-stream":
                     await self._stream(upstream.provider, connection, response, ending, told)
                 else:
@@ -190,7 +189,7 @@ class Exchanges:
         if metered is not None:
             headers.append((b"x-tuppence-cache", _cache_text(metered).encode()))
         headers += self._amounts(call)
-        await connection.reply(_reply(response, whole, headers))
+        await connection.reply(whole_reply(response, whole, headers))
 
     async def _stream(
         self,
@@ -206,8 +205,7 @@ class Exchanges:
         ending.is_over = True  # from here on the stream settles, however it ends
         try:
             # Its length may change: the usage that was asked for on the caller's behalf is cut out.
-            headers = [one for one in answer_headers(response) if one[0] != b"content-length"]
-            await connection.start(response.status, [*headers, *told])
+            await connection.start(response.status, [*answer_headers(response), *told])
             async with aclosing(aiter(stream)) as events:
                 async for event in events:
                     await connection.send(event, more=True)
@@ -262,7 +260,8 @@ class _Ending:
             await self._governor.leave(self.call)
 
 
-def _parsed(body: bytes) -> Mapping[str, Any]:
+def parsed_body(body: bytes) -> Mapping[str, Any]:
+    """Return the request in a body; raise Refusal where it is no JSON object."""
     try:
         request = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -272,12 +271,6 @@ def _parsed(body: bytes) -> Mapping[str, Any]:
     if not isinstance(request, dict):
         raise Refusal(400, "The request body is no JSON object", "invalid_json")
     return request
-
-
-def _reply(response: Response, body: bytes, told: Headers) -> Reply:
-    headers = [one for one in answer_headers(response) if one[0] != b"content-length"]
-    length = (b"content-length", str(len(body)).encode())
-    return Reply(status=response.status, headers=[*headers, length, *told], body=body)
 
 
 def _cache_text(metered: MeteredResponse) -> str:

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 from tuppence.entrypoints.gateway.access import HEADER_PREFIX
 from tuppence.entrypoints.gateway.connection import Connection
-from tuppence.entrypoints.gateway.replies import Headers
+from tuppence.entrypoints.gateway.replies import Headers, Reply
 from tuppence.entrypoints.gateway.transport import Response, Transport
 from tuppence.entrypoints.gateway.upstream import Upstream
 
@@ -16,7 +16,11 @@ _OF_A_CONNECTION = frozenset(
         *("upgrade", "proxy-authenticate", "proxy-authorization"),
     }
 )
-_NOT_SENT_ON = _OF_A_CONNECTION | {"host", "content-length", "accept-encoding", "expect"}
+_NOT_HANDED_ON = _OF_A_CONNECTION | {"content-length"}
+_NOT_SENT_ON = _OF_A_CONNECTION | {
+    *("host", "content-length", "accept-encoding", "expect"),
+    *("range", "if-range"),  # a part of an answer could not be booked
+}
 _CREDENTIALS = frozenset({"authorization", "x-api-key"})
 
 
@@ -35,9 +39,21 @@ class Forwarder:
     ) -> AbstractAsyncContextManager[Response]:
         """Send a request on; see Transport.send."""
         query = b"?" + connection.query if connection.query else b""
+        target = connection.path + query.decode("latin-1")
+        return self._send(upstream, connection, connection.method, target, body)
+
+    def fetch(
+        self, upstream: Upstream, connection: Connection, path: str
+    ) -> AbstractAsyncContextManager[Response]:
+        """Ask for something else that the answer to a request hangs on, with its headers."""
+        return self._send(upstream, connection, "GET", path, b"")
+
+    def _send(
+        self, upstream: Upstream, connection: Connection, method: str, target: str, body: bytes
+    ) -> AbstractAsyncContextManager[Response]:
         return self._transport.send(
-            connection.method,
-            upstream.base_url + connection.path + query.decode("latin-1"),
+            method,
+            upstream.base_url + target,
             _headers(upstream, connection.raw_headers),
             body,
             upstream.connect_timeout_seconds,
@@ -45,8 +61,15 @@ class Forwarder:
         )
 
 
+def whole_reply(response: Response, body: bytes, told: Headers) -> Reply:
+    """Return an answer that was read to its end, with headers of the gateway's own."""
+    length = (b"content-length", str(len(body)).encode())
+    headers = [*answer_headers(response), length, *told]
+    return Reply(status=response.status, headers=headers, body=body)
+
+
 def answer_headers(response: Response) -> Headers:
-    """Return the headers of an answer that are handed on."""
+    """Return the headers of an answer that are handed on; its length may change."""
     return [
         (name.lower(), value)
         for name, value in response.raw_headers
@@ -55,7 +78,7 @@ def answer_headers(response: Response) -> Headers:
 
 
 def _is_handed_on(name: str) -> bool:
-    return name not in _OF_A_CONNECTION and not name.startswith(HEADER_PREFIX)
+    return name not in _NOT_HANDED_ON and not name.startswith(HEADER_PREFIX)
 
 
 def _headers(upstream: Upstream, raw: Headers) -> Headers:
