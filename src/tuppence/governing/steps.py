@@ -96,6 +96,8 @@ class Prepared:
     payment: Payment
     started_at: datetime
     is_routed: bool = False
+    reason: str = ""
+    """Why the router chose the model; empty where it was named."""
     adds_usage: bool = False
     """Whether the stream is asked for usage that the caller did not ask for."""
     plan: CachePlan | None = None
@@ -214,7 +216,11 @@ class Steps:
         request = dict(asked)
         book = self._book()
         is_routed = request.get("model") == AUTO and endpoint is MESSAGES
-        request["model"] = self._model_of(request, payment, book, is_routed=is_routed)
+        reason = ""
+        if is_routed:
+            request["model"], reason = self._routed(request, payment, book)
+        else:
+            request["model"] = _real_model(request, book)
         unplanned = request
         planned = self._planned(endpoint, request, now, book)
         if planned is not None:
@@ -232,6 +238,7 @@ class Steps:
             payment=payment,
             started_at=now,
             is_routed=is_routed,
+            reason=reason,
             adds_usage=adds_usage,
             plan=planned,
             unplanned=unplanned,
@@ -299,7 +306,7 @@ class Steps:
     def _batched(self, provider: str, request: Mapping[str, Any], book: PriceBook) -> CallWish:
         """Return one request of a batch, at the prices of batches."""
         endpoint = MESSAGES if provider == MESSAGES.provider else CHAT
-        model = self._model_of(request, NOBODY, book, is_routed=False)
+        model = _real_model(request, book)
         size = input_size(request, provider, _window(book, model))
         return self._wish(endpoint, {**request, "model": model}, size, book, "batch")
 
@@ -320,26 +327,21 @@ class Steps:
         needed = prepared.size.about + prepared.wish.max_tokens
         return (window is None or needed <= window) and _is_portable(prepared.request)
 
-    def _model_of(
-        self,
-        request: Mapping[str, Any],
-        payment: Payment,
-        book: PriceBook,
-        *,
-        is_routed: bool,
-    ) -> str:
-        """Return the model to ask, by the provider's own name."""
-        model = request.get("model")
-        if not isinstance(model, str) or not model:
-            raise InvalidRequest(
-                "is not the name of a model", field="model", value=model, remedy="name a model"
-            )
-        if not is_routed:
-            return book.real_model(model)
+    def _routed(
+        self, request: Mapping[str, Any], payment: Payment, book: PriceBook
+    ) -> tuple[str, str]:
+        """Return the model that the router chooses, by the provider's own name, and why."""
         routing = self._router(book)
         session = payment.attribution.session_id or None
-        routed = routing.route(request, conversation=routing.conversation(session))
-        return book.real_model(routed.choice.option.model.id)
+        told = routing.route(request, conversation=routing.conversation(session)).explanation
+        _ = routing.translate
+        reason = _("{complexity} ({confidence} sure), to {model}: {reason}").format(
+            complexity=_(told.complexity.value),
+            confidence=f"{told.confidence:.0%}",
+            model=told.model,
+            reason=told.reason,
+        )
+        return book.real_model(told.model), reason
 
     def _planned(
         self, endpoint: Endpoint, request: dict[str, Any], now: datetime, book: PriceBook
@@ -406,6 +408,16 @@ class Steps:
             terms=terms,
             book=book,
         )
+
+
+def _real_model(request: Mapping[str, Any], book: PriceBook) -> str:
+    """Return the model that is asked, by the provider's own name."""
+    model = request.get("model")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest(
+            "is not the name of a model", field="model", value=model, remedy="name a model"
+        )
+    return book.real_model(model)
 
 
 def _max_tokens(endpoint: Endpoint, request: Mapping[str, Any]) -> int:

@@ -33,6 +33,7 @@ DEFAULT_PORT = 4100
 )
 @click.option("--no-keys", is_flag=True, help="Let everybody on this machine call.")
 @click.option("--hide-amounts", is_flag=True, help="Tell callers of no money.")
+@click.option("--stream-costs", is_flag=True, help="End streams with what they cost.")
 @click.option(
     "--max-body-mb",
     type=click.IntRange(1, 1_024),
@@ -137,6 +138,7 @@ def _gateway(modules: _Modules, listener: socket.socket, options: Mapping[str, A
             database_url=options["database"],
             needs_key=not options["no_keys"],
             shows_amounts=not options["hide_amounts"],
+            tells_stream_costs=options["stream_costs"],
             most_body_bytes=options["max_body_mb"] * 1024 * 1024,
             wait_seconds=options["wait_seconds"],
             cache=options["cache"],

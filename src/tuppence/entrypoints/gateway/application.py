@@ -25,6 +25,7 @@ from tuppence.entrypoints.gateway.replies import (
 )
 from tuppence.entrypoints.gateway.routes import Duty, provider_of, route_of
 from tuppence.entrypoints.gateway.secret import key_secret
+from tuppence.entrypoints.gateway.telling import Telling
 from tuppence.entrypoints.gateway.upstream import Place, places_of
 from tuppence.entrypoints.gateway.upstreams import (
     UpstreamChoice,
@@ -54,6 +55,8 @@ class GatewayOptions:
     """False: whoever reaches it may call, and headers alone say who pays."""
     shows_amounts: bool = True
     """Whether answers tell what they cost and what is left."""
+    tells_stream_costs: bool = False
+    """Whether streams tell it too, in a comment at their end."""
     most_body_bytes: int = MOST_BODY_BYTES
     wait_seconds: float = 0.0
     """How long a call waits for money that calls in flight hold."""
@@ -143,12 +146,11 @@ class Gateway:
             await batches.answer(route, connection, body, key)
 
     def _exchanges(self) -> Exchanges:
-        return Exchanges(
-            self._governor,
-            self._opened_forwarder(),
-            self._choice,
-            shows_amounts=self._options.shows_amounts,
+        options = self._options
+        telling = Telling(
+            shows_amounts=options.shows_amounts, ends_streams=options.tells_stream_costs
         )
+        return Exchanges(self._governor, self._opened_forwarder(), self._choice, telling)
 
     def _opened_forwarder(self) -> Forwarder:
         if self._forwarder is None:

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
@@ -29,6 +28,7 @@ from tuppence.entrypoints.gateway.replies import (
     Refusal,
     refusal_of,
 )
+from tuppence.entrypoints.gateway.telling import LastBytes, Telling, ToldSettlement
 from tuppence.entrypoints.gateway.transport import Response, UpstreamDown
 from tuppence.entrypoints.gateway.upstream import Upstream
 from tuppence.entrypoints.gateway.upstreams import Alias, UpstreamChoice
@@ -42,25 +42,23 @@ _logger = logging.getLogger(__name__)
 
 _FIRST_ERROR = 300
 """From this status on there is no answer of the model."""
-_SAFE = "-._~/:@"
 _GOES_ON = "upstream %s failed (%d); the call is tried again at %s"
 
 
 class Exchanges:
-    """Carries out calls; `shows_amounts` says whether answers tell of money."""
+    """Carries out calls; `telling` says what answers tell of them."""
 
     def __init__(
         self,
         governor: AsyncGovernor,
         forwarder: Forwarder,
         choice: UpstreamChoice,
-        *,
-        shows_amounts: bool,
+        telling: Telling,
     ) -> None:
         self._governor = governor
         self._forwarder = forwarder
         self._choice = choice
-        self._shows_amounts = shows_amounts
+        self._telling = telling
 
     async def pass_on(self, provider: Provider, connection: Connection, body: bytes) -> None:
         """Hand on a request that costs nothing, and its answer."""
@@ -130,7 +128,7 @@ class Exchanges:
         self, connection: Connection, body: bytes, ending: _Ending, attempts: Attempts
     ) -> FailedAttempt | None:
         """Send a call on and hand its answer on; return why there is none to hand on."""
-        upstream, told = attempts.upstream, [*self._told(ending.call), *attempts.told()]
+        upstream, told = attempts.upstream, [*self._telling.before(ending.call), *attempts.told()]
         ending.may_be_billed = True
         try:
             async with self._forwarder.answer(upstream, connection, body) as response:
@@ -185,11 +183,8 @@ class Exchanges:
         whole = await response.read()
         metered = read_body(call.prepared, whole)
         await ending.settle(metered)
-        headers = list(told)
-        if metered is not None:
-            headers.append((b"x-tuppence-cache", _cache_text(metered).encode()))
-        headers += self._amounts(call)
-        await connection.reply(whole_reply(response, whole, headers))
+        after = self._telling.after(call, metered)
+        await connection.reply(whole_reply(response, whole, [*told, *after]))
 
     async def _stream(
         self,
@@ -201,7 +196,8 @@ class Exchanges:
     ) -> None:
         """Hand on the events of a stream; the last ones wait for the booking."""
         call = ending.call
-        stream = AsyncMeteredStream(self._governor, call, response.pieces())
+        settlement, sent = ToldSettlement(self._governor, call), LastBytes()
+        stream = AsyncMeteredStream(self._governor, call, response.pieces(), settlement)
         ending.is_over = True  # from here on the stream settles, however it ends
         try:
             # Its length may change: the usage that was asked for on the caller's behalf is cut out.
@@ -209,25 +205,15 @@ class Exchanges:
             async with aclosing(aiter(stream)) as events:
                 async for event in events:
                     await connection.send(event, more=True)
+                    sent.add(event)
+            if sent.end_an_event and self._telling.ends_stream(connection.headers):
+                comment = self._telling.comment(call, settlement.metered)
+                await connection.send(comment, more=True)
         except LedgerError as error:
             await connection.send(refusal_of(error).event(provider), more=True)
         finally:
             await stream.finish()
         await connection.send(b"", more=False)
-
-    def _told(self, call: GovernedCall[AsyncHold]) -> Headers:
-        return [(b"x-tuppence-model", quote(call.prepared.model, _SAFE).encode())]
-
-    def _amounts(self, call: GovernedCall[AsyncHold]) -> Headers:
-        """Return what a call cost and what is left, for answers that may tell of it."""
-        told: Headers = []
-        if not self._shows_amounts:
-            return told
-        if call.cost_nanos is not None:
-            told.append((b"x-tuppence-cost", _dollars(call.cost_nanos)))
-        if call.left_nanos is not None:
-            told.append((b"x-tuppence-budget-left", _dollars(call.left_nanos)))
-        return told
 
 
 class _Ending:
@@ -271,17 +257,3 @@ def parsed_body(body: bytes) -> Mapping[str, Any]:
     if not isinstance(request, dict):
         raise Refusal(400, "The request body is no JSON object", "invalid_json")
     return request
-
-
-def _cache_text(metered: MeteredResponse) -> str:
-    usages = [part.usage for part in metered.parts]
-    read = sum(one.cache_read_tokens for one in usages)
-    written = sum(
-        one.cache_write_5m_tokens + one.cache_write_1h_tokens + one.cache_write_other_tokens
-        for one in usages
-    )
-    return f"read={read}, written={written}"
-
-
-def _dollars(nanos: int) -> bytes:
-    return f"{nanos // 10**9}.{nanos % 10**9:09d}".encode()
