@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuppence.budget.requests import Bill, End, Request
+from tuppence.cost_tracking.booking import Booked
 from tuppence.cost_tracking.dictionary import KnownIds
 from tuppence.cost_tracking.ledger import Ledger
+from tuppence.errors import TuppenceError
 from tuppence.storage.database import Transaction
 
 
@@ -29,12 +31,19 @@ class Billing:
         calls = [bill.call for _, bill in self._ends]
         booked, self._found = ledger.book_each(tx, calls)
         for (end, bill), one in zip(self._ends, booked, strict=True):
-            bill.booked = one
-            _decide(end, bill)
+            if not (end.again and _was_left(bill, one)):
+                bill.booked = one
+                _decide(end, bill)
 
     def remember(self, ledger: Ledger) -> None:
         """Keep the ids that were found; the transaction must be durable."""
         ledger.remember(self._found)
+
+
+def _was_left(bill: Bill, now: Booked | TuppenceError) -> bool:
+    """Tell whether an attempt before left the hold unresolved and may be what booked the call."""
+    is_known = isinstance(now, Booked) and not now.calls
+    return is_known and bill.booked is not None and bill.is_unresolved
 
 
 def _decide(end: End, bill: Bill) -> None:
