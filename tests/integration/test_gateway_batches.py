@@ -17,8 +17,11 @@ import pytest
 from tests.integration.gateways import PROVIDER_KEY, SECRET, World
 from tests.integration.governed import HELLO, MODEL, billed
 from tuppence.cost_tracking.service import CostTrackingService
-from tuppence.testing.fake_anthropic import FakeAnthropic
+from tuppence.entrypoints.gateway.upstream import Place
+from tuppence.testing.exchange import Receive, Scope, Send
+from tuppence.testing.fake_anthropic import FakeAnthropic, live
 from tuppence.testing.fake_openai import FakeOpenAI
+from tuppence.testing.serving import serve
 
 ASKED: dict[str, Any] = {"model": MODEL, "max_tokens": 64, "messages": HELLO}
 CHAT: dict[str, Any] = {"model": "gpt-6-sol", "messages": HELLO, "max_completion_tokens": 64}
@@ -344,6 +347,64 @@ def test_errors_about_batches_are_the_providers_own(world: World) -> None:
         for path in ("/v1/files/none", "/v1/files/none/content", "/v1/batches/none"):
             answer = httpx2.get(base_url + path, headers={"authorization": f"Bearer {text}"})
             assert (answer.status_code, "none" in answer.json()["error"]["message"]) == (404, True)
+
+
+class _OddProvider:
+    """Answers every request alike, with a status and a header of its own."""
+
+    def __init__(self, status: int, *headers: tuple[bytes, bytes]) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self._start = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", b"application/json"), *headers],
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer (ASGI)."""
+        if scope["type"] == "lifespan":
+            await live(receive, send)
+            return
+        self.requests.append((scope["method"], scope["path"]))
+        await send(self._start)
+        await send({"type": "http.response.body", "body": _result(10)})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "provider"),
+    [
+        ("GET", "/v1/messages/batches/a/results", _OddProvider(200, (b"content-encoding", b"br"))),
+        ("DELETE", "/v1/messages/batches/a", _OddProvider(200, (b"content-encoding", b"br"))),
+        ("DELETE", "/v1/messages/batches/a", _OddProvider(429)),
+    ],
+)
+def test_results_that_cannot_be_booked_are_neither_handed_on_nor_deleted(
+    world: World, method: str, path: str, provider: _OddProvider
+) -> None:
+    """Compressed results, or none in time for a deletion: 502, and the batch stays."""
+    _, text = world.key()
+    headers = {"x-api-key": text, **VERSION}
+    with serve(provider) as provider_url:
+        places = {"anthropic": Place(provider_url, PROVIDER_KEY)}
+        with world.serve(places=places) as base_url:
+            answer = httpx2.request(method, base_url + path, headers=headers)
+    assert answer.status_code == 502
+    assert answer.json()["error"]["details"]["error_code"] == "results_not_booked"
+    assert provider.requests == [("GET", "/v1/messages/batches/a/results")]
+    assert world.books.calls == []
+
+
+def test_file_whose_purpose_is_not_told_is_not_handed_on(world: World) -> None:
+    """Nobody can say if it has to be booked: 502, and its content is not asked for."""
+    _, text = world.key()
+    provider = _OddProvider(200)
+    with serve(provider) as provider_url:
+        places = {"openai": Place(provider_url, PROVIDER_KEY)}
+        with world.serve(places=places) as base_url:
+            headers = {"authorization": f"Bearer {text}"}
+            answer = httpx2.get(f"{base_url}/v1/files/a/content", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "results_not_booked")
+    assert provider.requests == [("GET", "/v1/files/a")]
 
 
 @pytest.mark.parametrize(

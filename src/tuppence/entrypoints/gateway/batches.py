@@ -44,7 +44,7 @@ class _Asked(msgspec.Struct):
 class _File(msgspec.Struct):
     """What is known of a file."""
 
-    purpose: str = ""
+    purpose: str
 
 
 class _Line(msgspec.Struct):
