@@ -33,7 +33,7 @@ class Connection:
         self, wire: Wire, method: str, target: str, headers: Headers, version: str
     ) -> None:
         self.method = method
-        path, _, query = target.partition("?")
+        path, _, query = _within_host(target).partition("?")
         self.path = path
         """As it came: nothing in it is decoded."""
         self.query = query.encode("latin-1")
@@ -46,7 +46,8 @@ class Connection:
         """Whether the client's connection can be used for another request afterwards."""
         self._wire = wire
         self._is_old = version == "1.0"
-        self._is_chunked = False
+        self.is_chunked = False
+        """Whether the answer says itself where it ends."""
         self._body = bytearray()
         self._most_body_bytes = -1
         self._is_whole = False
@@ -59,7 +60,8 @@ class Connection:
             raise _too_large(most_bytes)
         if not self._is_whole:
             self._wire.read_body()
-            if self.headers.get("expect", "").lower() == "100-continue" and not self._body:
+            is_asked = self.headers.get("expect", "").lower() == "100-continue"
+            if is_asked and not self._body and not self._is_old:
                 self._wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._most_body_bytes = most_bytes
         while not self._is_whole and len(self._body) <= most_bytes:
@@ -89,21 +91,24 @@ class Connection:
     async def reply(self, reply: Reply) -> None:
         """Send a whole answer; a HEAD request gets its headers only."""
         self.has_begun = self.has_ended = True
-        body = b"" if self.method == "HEAD" else reply.body
-        self._wire.write(self._head(reply.status, reply.headers) + body)
+        headers, body = reply.headers, b"" if self.method == "HEAD" else reply.body
+        if reply.status in _NO_BODY:
+            headers = [one for one in headers if one[0].lower() != b"content-length"]
+            body = b""
+        self._wire.write(self._head(reply.status, headers) + body)
         await self._wire.drain()
 
     async def start(self, status: int, headers: Headers) -> None:
         """Begin an answer whose length is not known."""
         self.has_begun = True
-        self._is_chunked = not self._is_old and status not in _NO_BODY
+        self.is_chunked = not self._is_old and status not in _NO_BODY
         self.keeps_alive = self.keeps_alive and not self._is_old
-        more = [(b"transfer-encoding", b"chunked")] if self._is_chunked else []
+        more = [(b"transfer-encoding", b"chunked")] if self.is_chunked else []
         self._wire.write(self._head(status, [*headers, *more]))
 
     async def send(self, data: bytes, *, more: bool) -> None:
         """Send a part of the body."""
-        if self._is_chunked:
+        if self.is_chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
             data += b"" if more else b"0\r\n\r\n"
         if data:
@@ -130,6 +135,13 @@ def head_of(status: int, headers: Headers) -> bytes:
     lines = [b"HTTP/1.1 %d %b" % (status, _REASONS.get(status, b""))]
     lines += [b"%b: %b" % header for header in headers]
     return b"\r\n".join([*lines, b"", b""])
+
+
+def _within_host(target: str) -> str:
+    """Return a target without the host, which clients name that take the gateway for a proxy."""
+    if target.startswith("/") or "://" not in target:
+        return target
+    return "/" + target.partition("://")[2].partition("/")[2]
 
 
 def _too_large(most_bytes: int) -> Refusal:
