@@ -32,7 +32,7 @@ from tuppence.errors import InvalidInput
 Work = Callable[[socket.socket, Lifeline], None]
 """Serves on a socket until a signal comes or the parent has gone; ends as a process does."""
 
-LASTS_SECONDS = 5.0
+LASTS_SECONDS = 2.0
 """A worker that served for so long is replaced at once when it dies."""
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
