@@ -7,6 +7,7 @@ in docs/explanation/gateway.md.
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 import time
 from collections import defaultdict, deque
@@ -123,9 +124,10 @@ class Transport:
         Raises UpstreamDown.
         """
         origin, target = _parts_of(url)
+        head = _request(method, target, origin, headers, body)
         link = self._idle_link(origin) or await self._connect(origin, connect_seconds)
         try:
-            link.begin(_request(method, target, origin, headers, body), body, read_seconds)
+            link.begin(head, body, read_seconds)
             while not link.has_headers:
                 await link.news()
             yield Response(link)
@@ -139,7 +141,8 @@ class Transport:
         idle = self._idle[origin]
         while idle:
             link = idle.pop()  # the one used last: the others get old, and are closed
-            if link.is_open and time.monotonic() - link.used_at_seconds < IDLE_SECONDS:
+            is_fresh = time.monotonic() - link.used_at_seconds < IDLE_SECONDS
+            if is_fresh and link.is_open and not link.has_input:
                 while idle and time.monotonic() - idle[0].used_at_seconds >= IDLE_SECONDS:
                     idle.popleft().abort()
                 return link
@@ -163,7 +166,7 @@ class Transport:
             raise UpstreamDown(
                 UPSTREAM_TIMED_OUT, "cannot be reached in time", may_be_billed=False
             ) from error
-        except OSError as error:  # TLS that fails is one too
+        except (OSError, UnicodeError) as error:  # TLS that fails is the former, a host the latter
             raise UpstreamDown(UPSTREAM_FAILED, "cannot be reached", may_be_billed=False) from error
         return link
 
@@ -187,12 +190,26 @@ class _Link(asyncio.Protocol):
         self._read_seconds = 0.0
         self._unread_bytes = 0
         self._is_paused = self._is_busy = self._ends_with_connection = self._keeps_alive = False
+        self._has_strayed = False
         self._failure: UpstreamDown | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether a request can be sent on it."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def has_input(self) -> bool:
+        """Whether something lies in the socket that the loop has not seen yet.
+
+        On a connection without a request that is its end: a request would be lost on it, and
+        nobody could say whether it was carried out.
+        """
+        if self._transport is None:
+            return False
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def begin(self, head: bytes, body: bytes, read_seconds: float) -> None:
         """Send a request whose answer has to go on at least every so many seconds."""
@@ -229,11 +246,17 @@ class _Link(asyncio.Protocol):
         """Read on, where reading was stopped for a slow caller."""
         if self._is_paused and self._transport is not None:
             self._is_paused = False
+            self.used_at_seconds = time.monotonic()  # the provider has its full time again
             self._transport.resume_reading()
+
+    @property
+    def _is_sent(self) -> bool:
+        """Whether all of a request has gone out: a provider may refuse it earlier than that."""
+        return self._transport is not None and self._transport.get_write_buffer_size() == 0
 
     def ends_reusable(self) -> bool:
         """End an exchange; return whether the connection can be used for another one."""
-        is_reusable = self._is_busy and self.is_complete and self.is_open
+        is_reusable = self._is_busy and self.is_complete and self.is_open and self._is_sent
         is_reusable = is_reusable and not self._ends_with_connection and not self._is_paused
         self._is_busy = False
         self.used_at_seconds = time.monotonic()
@@ -281,6 +304,12 @@ class _Link(asyncio.Protocol):
 
     # What the parser calls.
 
+    def on_message_begin(self) -> None:
+        """Use the connection no more where there are two answers to one request."""
+        if self.is_complete:
+            self._keeps_alive = False
+            self._has_strayed = True
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; trailers are not handed on."""
         if not self.has_headers:
@@ -288,6 +317,8 @@ class _Link(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Let the answer begin; 100 and 103 only go before it."""
+        if self._has_strayed:
+            return
         self.status = self._parser.get_status_code()
         if self.status < _FIRST_FINAL_STATUS:
             self.headers = []
@@ -300,12 +331,14 @@ class _Link(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the body."""
+        if self._has_strayed:
+            return
         self.unread.append(body)
         self._unread_bytes += len(body)
 
     def on_message_complete(self) -> None:
         """End the answer."""
-        if self.has_headers:
+        if self.has_headers and not self._has_strayed:
             self.is_complete = True
             self._ends_with_connection = False
 
