@@ -107,7 +107,7 @@ class FakeOpenAI:
             raise ApiError(404, f"No such File object: {file_id}")
         match exchange.method, bool(file_id), part:
             case "POST", False, "":
-                uploaded = uploaded_file(exchange.headers["content-type"], body)
+                uploaded = uploaded_file(exchange.headers.get("content-type", ""), body)
                 file_id = f"file-fake-{next(self._numbers):08d}"
                 self.files[file_id], self.purposes[file_id] = uploaded.content, uploaded.purpose
                 await exchange.send_json(200, self._file(file_id))

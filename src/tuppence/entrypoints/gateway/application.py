@@ -16,6 +16,7 @@ from tuppence.entrypoints.gateway.connection import Connection
 from tuppence.entrypoints.gateway.exchange import Exchanges
 from tuppence.entrypoints.gateway.forwarding import Forwarder
 from tuppence.entrypoints.gateway.keys import KeyRing
+from tuppence.entrypoints.gateway.openapi import OPENAPI_PATH, openapi_document
 from tuppence.entrypoints.gateway.replies import (
     LEDGER_UNREACHABLE,
     Provider,
@@ -126,6 +127,9 @@ class Gateway:
         method, path = connection.method, connection.path
         if method in ("GET", "HEAD") and path in ("/", "/health"):
             await connection.reply(json_reply(200, {"status": "ok"}))
+            return
+        if method in ("GET", "HEAD") and path == OPENAPI_PATH:
+            await connection.reply(json_reply(200, openapi_document()))
             return
         route = route_of(method, path, connection.headers)
         if route is None:

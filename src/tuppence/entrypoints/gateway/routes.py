@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -81,6 +81,16 @@ def route_of(method: str, path: str, headers: Mapping[str, str]) -> Route | None
     # Anthropic has files of its own under the path that OpenAI's have.
     is_foreign = route is not None and route.provider == "openai" and _is_anthropic(headers)
     return None if is_foreign else route
+
+
+def every_route() -> Iterator[tuple[str, str, Route]]:
+    """Yield method, path and destination of all that is passed on; a star in a path is an id."""
+    for (method, path), provider in _CALLS.items():
+        yield method, path, Route(provider, Duty.CALL, endpoint_of(method, path))
+    for (method, path), route in _OTHERS.items():
+        yield method, path, route
+    for path in ("/v1/models", "/v1/models/*"):
+        yield "GET", path, Route("openai", Duty.FREE)  # Anthropic's where its headers are there
 
 
 def is_id(text: object) -> bool:
