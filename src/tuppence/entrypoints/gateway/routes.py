@@ -45,6 +45,7 @@ _CALLS: Mapping[tuple[str, str], Provider] = {
     ("POST", "/v1/responses"): "openai",
     ("POST", "/v1/embeddings"): "openai",
 }
+_OPENAI_CALLS = tuple(path for (_, path), provider in _CALLS.items() if provider == "openai")
 _OTHERS: Mapping[tuple[str, str], Route] = {
     ("POST", "/v1/messages/count_tokens"): Route("anthropic", Duty.FREE),
     ("POST", "/v1/messages/batches"): Route("anthropic", Duty.NEW_BATCH),
@@ -100,9 +101,11 @@ def is_id(text: object) -> bool:
 
 def provider_of(path: str, headers: Mapping[str, str]) -> Provider:
     """Return whose client this is: both providers have models, and errors of their own shape."""
-    is_anthropic = path.startswith("/v1/messages") or not headers.keys().isdisjoint(
-        ("anthropic-version", "x-api-key")
-    )
+    if path.startswith("/v1/messages"):
+        return "anthropic"
+    if path.startswith(_OPENAI_CALLS):
+        return "openai"
+    is_anthropic = not headers.keys().isdisjoint(("anthropic-version", "x-api-key"))
     return "anthropic" if is_anthropic else "openai"
 
 
