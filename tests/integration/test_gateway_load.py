@@ -212,6 +212,17 @@ def test_too_large_bodies_are_refused_and_not_kept(runner: Run) -> None:
         document: dict[str, object] = json.loads(body)
         return document
 
+    async def found_out() -> None:
+        """Send a body that does not say its length, to its end."""
+        reader, writer = await served.open()
+        writer.write(served.head(0).replace(b"content-length: 0", b"transfer-encoding: chunked"))
+        for _ in range(50):
+            writer.write(b"100000\r\n" + part + b"\r\n")
+            await writer.drain()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await reader.read()).startswith(b"HTTP/1.1 413 ")
+        writer.transport.abort()
+
     async def all_refused() -> None:
         """Send bodies to both providers' paths, ten at once."""
         for _ in range(10):
@@ -221,6 +232,8 @@ def test_too_large_bodies_are_refused_and_not_kept(runner: Run) -> None:
                 assert one["type"] == "error"
             for one in await asyncio.gather(*openai):
                 assert set(one) == {"error"}
+        for _ in range(10):
+            await found_out()
 
     loop.run(served.call(100))
     before = served.resident_bytes
