@@ -498,3 +498,21 @@ def test_without_keys_a_caller_s_own_credential_goes_on(world: World) -> None:
                 client.messages.create(**ASKED)
     assert [one.api_key for one in world.anthropic.book] == ["sk-of-the-caller"]
     assert set(world.books.summary("team")) == {"red"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"origin": "https://example.com"}, {"sec-fetch-site": "cross-site"}, {"origin": "null"}],
+    ids=str,
+)
+def test_without_keys_no_web_page_is_answered(sqlite_url: str, headers: dict[str, str]) -> None:
+    """A page could send a call without asking its reader: it is refused before anything is held."""
+    world = World(sqlite_url)
+    with world.serve(needs_key=False) as base_url:
+        response = httpx2.post(
+            f"{base_url}/v1/chat/completions",
+            headers={"content-type": "text/plain", **headers},
+            content=b'{"model": "gpt-6-sol", "messages": []}',
+        )
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "web_page_refused")
+    assert (world.books.calls, world.books.holds) == ([], [])

@@ -25,6 +25,8 @@ SETTINGS = (
     "PRAGMA synchronous = FULL",  # a commit is on the disk when it returns
     "PRAGMA cache_size = -65536",  # KiB: the daily roll-ups of a month fit
 )
+WRITER_CACHE = "PRAGMA cache_size = -16384"
+"""KiB: a writer comes back to few pages, and a gateway's stays open for months."""
 
 
 class SqliteTransaction:
@@ -162,6 +164,8 @@ class SqliteDatabase:
         self._reopen_after_fork()
         if self._writer is None:
             self._writer = self._connect()
+            if not self._memory:
+                self._writer.execute(WRITER_CACHE)
         return self._writer
 
     def _reopen_after_fork(self) -> None:

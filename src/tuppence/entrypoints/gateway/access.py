@@ -32,6 +32,18 @@ async def key_of(headers: Mapping[str, str], ring: KeyRing) -> GatewayKey:
     )
 
 
+def refuse_web_pages(headers: Mapping[str, str]) -> None:
+    """Raise Refusal for a request that a web page makes.
+
+    Where no key is asked for, any page that is open on this machine could spend money: a browser
+    sends such a request without asking, and only keeps its answer from the page.
+    """
+    if "origin" in headers or headers.get("sec-fetch-site", "none") != "none":
+        raise Refusal(
+            403, "This gateway has no keys, so it does not answer web pages", "web_page_refused"
+        )
+
+
 def credentials_of(headers: Mapping[str, str]) -> Iterator[str]:
     """Yield what may be a key: old and new SDKs use different headers, some send both."""
     if headers.get("x-api-key"):

@@ -10,12 +10,12 @@ from pathlib import Path
 from random import Random
 
 from tuppence.cost_tracking.ledger import Ledger
-from tuppence.entrypoints.gateway.access import key_of
+from tuppence.entrypoints.gateway.access import key_of, refuse_web_pages
 from tuppence.entrypoints.gateway.batches import Batches
 from tuppence.entrypoints.gateway.connection import Connection
 from tuppence.entrypoints.gateway.exchange import Exchanges
 from tuppence.entrypoints.gateway.forwarding import Forwarder
-from tuppence.entrypoints.gateway.keys import KeyRing
+from tuppence.entrypoints.gateway.keys import GatewayKey, KeyRing
 from tuppence.entrypoints.gateway.openapi import OPENAPI_PATH, openapi_document
 from tuppence.entrypoints.gateway.replies import (
     LEDGER_UNREACHABLE,
@@ -134,7 +134,7 @@ class Gateway:
         route = route_of(method, path, connection.headers)
         if route is None:
             raise Refusal(404, f"The gateway does not serve {method} {path}", "not_found")
-        key = await key_of(connection.headers, self._ring) if self._options.needs_key else None
+        key = await self._key_of(connection)
         if not self._upstreams.of(route.provider):
             problem = f"This gateway has no upstream with a key for {route.provider}"
             raise Refusal(404, problem, "provider_not_served")
@@ -148,6 +148,12 @@ class Gateway:
         else:
             batches = Batches(self._governor, self._opened_forwarder(), self._upstreams)
             await batches.answer(route, connection, body, key)
+
+    async def _key_of(self, connection: Connection) -> GatewayKey | None:
+        if self._options.needs_key:
+            return await key_of(connection.headers, self._ring)
+        refuse_web_pages(connection.headers)
+        return None
 
     def _exchanges(self) -> Exchanges:
         options = self._options

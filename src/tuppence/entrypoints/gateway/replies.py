@@ -25,6 +25,7 @@ UPSTREAM_TIMED_OUT = 504
 
 _ANTHROPIC_TYPES: Mapping[int, str] = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "billing_error",
