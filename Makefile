@@ -31,7 +31,7 @@ demo: $(VENV)/installed-demo ## Show what tuppence does; DEMO_TRACE=file tells i
 test: $(VENV)/installed-test $(SDKS) ## Run all tests on SQLite and on PostgreSQL
 	@$(SERVERS) || scripts/install_servers.sh
 	@echo "Running the tests"
-	@TMPDIR=$$(scripts/test_directory.sh) $(BIN)/pytest
+	@TMPDIR=$$(scripts/test_directory.sh) $(BIN)/pytest --numprocesses=2 --dist=loadfile
 
 lint: $(VENV)/installed-test ## Check style, types, docstrings and the direction of imports
 	@echo "Checking style"
@@ -58,8 +58,8 @@ train-router: $(VENV)/installed-test ## Train the router that ships; DATA=direct
 lock: $(VENV)/created ## Renew requirements/*.txt from pyproject.toml and peers.in, and npm's pins
 	@$(INSTALL) $(UV)
 	@echo "Resolving"
-	@$(LOCK) pyproject.toml --extra check --extra gateway --group build --output-file requirements/demo.txt
-	@$(LOCK) pyproject.toml --extra check --extra gateway --group build --group test --group lint --group translate \
+	@$(LOCK) pyproject.toml --extra check --extra gateway --extra testing --group build --output-file requirements/demo.txt
+	@$(LOCK) pyproject.toml --extra check --extra gateway --extra testing --group build --group test --group lint --group translate \
 		--constraints requirements/demo.txt --output-file requirements/test.txt
 	@$(LOCK) requirements/peers.in --output-file requirements/peers.txt
 	@for directory in $(NPM_CLIENTS); do \

@@ -273,7 +273,7 @@ DST_DAYS = {
 """By time zone a day on which its clocks are moved, where they are; two of them at midnight."""
 
 
-@pytest.mark.parametrize("period", PERIODS)
+@pytest.mark.parametrize("period", sorted(PERIODS))
 @pytest.mark.parametrize("zone_name", DST_DAYS)
 def test_periods_in_time_zones(zone_name: str, period: str) -> None:
     """Calls around midnights and changes of the clock fall into the day that a wall clock shows."""
