@@ -27,6 +27,7 @@ from pathlib import Path
 from tuppence.budget.calls import CallWish
 from tuppence.budget.hold_rows import waiting_states
 from tuppence.budget.requests import Answer, End, Extend, Granted, Request, Waiting
+from tuppence.budget.scopes import scopes_of
 from tuppence.budget.throttler import BudgetThrottler
 from tuppence.core.admission import Mode
 from tuppence.core.price_book import PriceBook
@@ -158,13 +159,14 @@ class Replay:
         self._events: list[tuple[float, int, str, _Asked | None]] = []
         self._numbers = itertools.count()
         self._ended = 0
+        self._scopes = scopes_of({}, self._throttler.name)
         self.outcome = Outcome(limit_nanos)
 
     def learn(self, history: Sequence[Traced]) -> None:
         """Make calls that no budget covers, one after the other."""
         for call in history:
             wish = self._wish(call)
-            hold = self._throttler.hold(wish.upper_bound, **wish.amounts)
+            hold = self._throttler.hold_amounts(wish.amounts, self._scopes)
             hold.settle(Decimal(cost_of(self._book, call)).scaleb(-9))
 
     def spend(self, nanos: int) -> None:
@@ -204,16 +206,8 @@ class Replay:
 
     def _arrive(self, asked: _Asked) -> None:
         self.outcome.calls += 1
-        amounts = asked.wish.amounts
         request = self._throttler._reservation(  # noqa: SLF001 - hold() waits in real time
-            asked.wish.upper_bound,
-            amounts["certain"],
-            amounts["minimum"],
-            "normal",
-            amounts["model"],
-            None,
-            None,
-            {},
+            asked.wish.amounts, self._scopes, {}
         )
         request.may_wait = self._scenario.wait_seconds > 0
         asked.hold_id = request.hold_id

@@ -44,8 +44,6 @@ def split_prompt(prompt: InclusivePrompt) -> DisjointPrompt:
         part_field="cached and written tokens",
         whole_field="prompt tokens",
     )
-    if not prompt.by_modality and not prompt.cached_by_modality:
-        return DisjointPrompt(uncached, prompt.cached, {})
     read = {m: n for m in MODALITIES if (n := prompt.cached_by_modality.get(m, 0))}
     fresh = {m: _fresh(prompt, m) for m in MODALITIES if prompt.by_modality.get(m)}
     read_text = _without_modalities(prompt.cached, read, "cached tokens")

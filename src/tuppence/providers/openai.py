@@ -25,6 +25,7 @@ from tuppence.providers.counts import (
     required_count,
     text_at,
     usage_at,
+    without,
 )
 from tuppence.providers.modalities import InclusivePrompt, split_plain, split_prompt
 from tuppence.providers.openai_tools import image_generation, image_model, searches
@@ -57,7 +58,7 @@ def read_response(response: Mapping[str, Any]) -> MeteredResponse:
     return MeteredResponse(response_id, tuple(parts), _is_complete(response))
 
 
-def _disjoint(usage: Mapping[str, Any], units: Mapping[str, int]) -> Usage:
+def _disjoint(usage: Mapping[str, Any], units: dict[str, int]) -> Usage:
     """Return the tokens in disjoint classes, and beside them the units of tools."""
     if "prompt_tokens" in usage:
         total, completion = (
@@ -67,24 +68,36 @@ def _disjoint(usage: Mapping[str, Any], units: Mapping[str, int]) -> Usage:
     else:
         total, completion = required_count(usage, "input_tokens"), count(usage, "output_tokens")
     details_in, details_out = _details(usage, DETAILS[:3]), _details(usage, DETAILS[3:])
-    written = _cache_writes(details_in)
-    prompt = split_prompt(
-        InclusivePrompt(
-            total=total,
-            cached=count(details_in, "cached_tokens"),
-            written=written,
-            by_modality=_modalities(details_in),
-            cached_by_modality=_modalities(mapping_at(details_in, "cached_tokens_details")),
+    cached, written = count(details_in, "cached_tokens"), _cache_writes(details_in)
+    by_modality, output_by_modality = _modalities(details_in), _modalities(details_out)
+    cached_by_modality = _modalities(mapping_at(details_in, "cached_tokens_details"))
+    if by_modality or cached_by_modality or output_by_modality:
+        prompt = split_prompt(
+            InclusivePrompt(
+                total=total,
+                cached=cached,
+                written=written,
+                by_modality=by_modality,
+                cached_by_modality=cached_by_modality,
+            )
         )
-    )
-    output_tokens, output_units = split_plain("output", completion, _modalities(details_out))
+        plain, cached, units = prompt.plain, prompt.cached, {**prompt.units, **units}
+        completion, output_units = split_plain("output", completion, output_by_modality)
+        units |= output_units
+    else:
+        plain = without(
+            cached + written,
+            total,
+            part_field="cached and written tokens",
+            whole_field="prompt tokens",
+        )
     return Usage(
-        input_tokens=prompt.plain,
+        input_tokens=plain,
         cache_write_other_tokens=written,
-        cache_read_tokens=prompt.cached,
-        output_tokens=output_tokens,
-        reasoning_tokens=_reasoning(details_out, output_tokens),
-        other_units=other_units({**prompt.units, **output_units, **units}),
+        cache_read_tokens=cached,
+        output_tokens=completion,
+        reasoning_tokens=_reasoning(details_out, completion),
+        other_units=other_units(units) if units else (),
     ).check()
 
 

@@ -14,6 +14,8 @@ def searches(response: Mapping[str, Any]) -> dict[str, int]:
     `tool_usage.web_search.num_requests` counts the billable ones. Responses without it list their
     calls: searching is billed; opening a page, finding in it, and what failed are not.
     """
+    if response.keys().isdisjoint(("output", "tool_usage")):
+        return {}
     calls = [item for item in mappings_at(response, "output") if item.get("status") != "failed"]
     reported = mapping_at(mapping_at(response, "tool_usage"), "web_search")
     if reported.get("num_requests") is None:
