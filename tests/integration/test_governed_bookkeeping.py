@@ -9,9 +9,11 @@ import pytest
 from tuppence.budget.requests import Answer, Bill, Request
 from tuppence.budget.throttler import BudgetThrottler
 from tuppence.core.attribution import Attribution
-from tuppence.core.usage import MeteredPart, Usage
+from tuppence.core.usage import MeteredPart, MeteredResponse, Usage
 from tuppence.cost_tracking.booking import Booked, Call, key_of_caller
 from tuppence.errors import DatabaseUnreachable, InvalidUsage, OutcomeUnknown
+from tuppence.governing.endpoints import MESSAGES
+from tuppence.governing.governor import Governor
 
 AT_MICROS = 1_764_000_000_000_000
 DEAR = 20_000
@@ -105,3 +107,29 @@ def test_a_bill_whose_commit_nobody_answered_is_booked_once(
     ((count,),) = engine.database.read(lambda tx: tx.rows("SELECT COUNT(*) FROM api_usage_log"))
     assert count == 1
     throttler.close()
+
+
+def test_an_answer_without_an_id_is_booked_once_too(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hold stands for it where the commit has to be made again."""
+    governor = Governor(database_url=database_url, redis_url="", monthly_budget=100)
+    request = {"model": "claude-haiku-4-5", "max_tokens": 10, "messages": []}
+    call = governor.open(MESSAGES, request)
+    group = governor._throttler.engine._group
+    commit, lost = group._commit, []
+
+    def losing(requests: Sequence[Request]) -> Sequence[Answer]:
+        answers = commit(requests)
+        if not lost:
+            lost.append(requests)
+            raise OutcomeUnknown("broke", field="database", value="", remedy="wait")
+        return answers
+
+    monkeypatch.setattr(group, "_commit", losing)
+    part = MeteredPart("claude-haiku-4-5", Usage(output_tokens=5))
+    governor.settle(call, MeteredResponse(None, (part,)))
+    database = governor._throttler.database
+    ((count,),) = database.read(lambda tx: tx.rows("SELECT COUNT(*) FROM api_usage_log"))
+    assert (len(lost), count) == (1, 1)
+    governor.close()

@@ -144,7 +144,7 @@ class Governor:
         "journal" the hold is left instead.
         """
         try:
-            bill = Bill(self._steps.bill(call.prepared, metered))
+            bill = Bill(self._steps.bill(call.prepared, metered, call.hold.id))
             self._settle_bill(call, bill)
         except DatabaseUnreachable:
             self.leave(call)
@@ -368,7 +368,7 @@ class AsyncGovernor:
 
     async def _settle(self, call: GovernedCall[AsyncHold], metered: MeteredResponse) -> None:
         try:
-            bill = Bill(self._steps.bill(call.prepared, metered))
+            bill = Bill(self._steps.bill(call.prepared, metered, call.hold.id))
             await self._settle_bill(call, bill)
         except DatabaseUnreachable:
             await self.leave(call)

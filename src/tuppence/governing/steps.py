@@ -24,7 +24,7 @@ from tuppence.core.money import Money
 from tuppence.core.periods import to_micros
 from tuppence.core.price_book import PriceBook
 from tuppence.core.usage import STANDARD_TERMS, MeteredResponse, Terms
-from tuppence.cost_tracking.booking import Call
+from tuppence.cost_tracking.booking import Call, key_of_caller
 from tuppence.cost_tracking.records import call_of
 from tuppence.errors import (
     BudgetExceeded,
@@ -280,8 +280,11 @@ class Steps:
         if prepared.plan is not None and self._history is not None:
             self._history.unanswered(prepared.plan)
 
-    def bill(self, prepared: Prepared, metered: MeteredResponse) -> Call:
-        """Return what is booked for an answer, and learn from its counts."""
+    def bill(self, prepared: Prepared, metered: MeteredResponse, hold_id: str) -> Call:
+        """Return what is booked for an answer, and learn from its counts.
+
+        An answer without an id is booked under its hold, so that trying again books it once.
+        """
         usage = metered.parts[0].usage
         if prepared.plan is not None and self._history is not None:
             self._history.settle(prepared.plan, usage)
@@ -293,6 +296,7 @@ class Steps:
             prepared.endpoint.provider,
             prepared.payment.attribution,
             to_micros(prepared.started_at),
+            key=None if metered.response_id else key_of_caller(f"hold {hold_id}"),
             governed=True,
         )
 
