@@ -42,6 +42,17 @@ class World:
         with Ledger.open(self.books.url) as ledger:
             return create_key(ledger, SECRET.encode(), KeyWish(by="test", **wish))
 
+    def refused_keys(self) -> dict[str, str]:
+        """Return keys that open nothing, by why: no money, a paused budget, unknown."""
+        _, poor = self.key(team="poor")
+        self.books.limit("team", "poor", "0.000001")
+        _, paused = self.key(team="paused")
+        self.books.limit("team", "paused", "1000")
+        with Ledger.open(self.books.url) as ledger:
+            (budget,) = ledger.find_budgets("team", "paused")
+            ledger.pause_budget(budget, by="test")
+        return {"poor": poor, "paused": paused, "stranger": "tpc-some-key"}
+
     @contextmanager
     def serve(self, **options: Any) -> Iterator[str]:
         """Serve a gateway to the stand-ins; yields its base URL."""

@@ -15,7 +15,6 @@ import pytest
 
 from tests.integration.gateways import SECRET, World
 from tests.integration.governed import billed
-from tuppence.cost_tracking.ledger import Ledger
 from tuppence.testing.answers import text_answer, tool_answer
 
 pytestmark = pytest.mark.torture
@@ -74,18 +73,6 @@ def posts(world: World) -> list[tuple[str, str]]:
     return [one for one in world.arrived if one[0] == "POST"]
 
 
-def refused_keys(world: World) -> dict[str, str]:
-    """Return keys that open nothing, by why: no money, a paused budget, unknown."""
-    _, poor = world.key(team="poor")
-    world.books.limit("team", "poor", "0.000001")
-    _, paused = world.key(team="paused")
-    world.books.limit("team", "paused", "1000")
-    with Ledger.open(world.books.url) as ledger:
-        (budget,) = ledger.find_budgets("team", "paused")
-        ledger.pause_budget(budget, by="test")
-    return {"poor": poor, "paused": paused, "stranger": "tpc-some-key"}
-
-
 @pytest.mark.parametrize("variable", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"])
 def test_claude_code_works_and_its_session_pays(
     world: World, tmp_path: Path, variable: str
@@ -142,7 +129,7 @@ def test_refused_call_of_claude_code_is_one_request(
     world: World, tmp_path: Path, refused: str, status: int, says: str, watchdog: str
 ) -> None:
     """It asks once, even where it was told never to give up, and shows why at once."""
-    keys = refused_keys(world)
+    keys = world.refused_keys()
     told = {"ANTHROPIC_API_KEY": keys[refused], "CLAUDE_CODE_RETRY_WATCHDOG": watchdog}
     with world.serve() as base_url:
         said = ask(tmp_path, base_url, **told)

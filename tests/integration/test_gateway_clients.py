@@ -21,7 +21,6 @@ import pytest
 
 from tests.integration.gateways import SECRET, World
 from tests.integration.governed import HELLO, MODEL, runners
-from tuppence.cost_tracking.ledger import Ledger
 from tuppence.entrypoints.gateway.replies import Provider
 from tuppence.testing.answers import Failure, text_answer, tool_answer
 
@@ -177,19 +176,12 @@ class Refusing(NamedTuple):
 @pytest.fixture(scope="module")
 def _refusing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refusing]:
     world = World(f"sqlite:///{tmp_path_factory.mktemp('refusing') / 'ledger.db'}")
-    _, poor = world.key(team="poor")
-    world.books.limit("team", "poor", "0.000001")
-    _, paused = world.key(team="paused")
-    world.books.limit("team", "paused", "1000")
-    with Ledger.open(world.books.url) as ledger:
-        (budget,) = ledger.find_budgets("team", "paused")
-        ledger.pause_budget(budget, by="test")
     _, narrow = world.key(models=("claude-haiku-*",))
+    keys = {**world.refused_keys(), "narrow": narrow}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUPPENCE_KEY_SECRET", SECRET)
         with world.serve():
-            keys = {"poor": poor, "paused": paused, "narrow": narrow, "stranger": "tpc-some-key"}
-            _set_environment(patch, world.base_url, poor)
+            _set_environment(patch, world.base_url, keys["poor"])
             for provider, calls in GOVERNED.items():  # the first call of a process imports much
                 make(Client(provider, "python"), calls)
             yield Refusing(world, keys)
