@@ -38,6 +38,7 @@ from tuppence.budget.requests import (
 from tuppence.budget.scopes import decode_scopes
 from tuppence.errors import DatabaseUnreachable, LedgerError
 from tuppence.storage.database import without_password
+from tuppence.storage.forks import forks
 
 LOOK_AGAIN_SECONDS = 0.5
 """How long after a failure the database is not asked again."""
@@ -96,7 +97,7 @@ class Journal:
         self._pending: list[Entry] = []
         self._open: dict[int, Entry] = {}
         self._look_again_at = 0.0
-        self._process = os.getpid()
+        self._generation = forks()
 
     def has(self, hold_id: int) -> bool:
         """Tell whether a call was let through by the journal, and has not ended."""
@@ -170,12 +171,12 @@ class Journal:
 
     def _notice_fork(self) -> None:
         """Leave to the parent process what is the parent's."""
-        if self._process != os.getpid():
+        if self._generation != forks():
             self._lock = threading.RLock()
             if self._file is not None:
                 self._file.close()  # the parent's lock stays
             self._file, self._pending, self._open = None, [], {}
-            self._process = os.getpid()
+            self._generation = forks()
 
     def _is_away(self) -> bool:
         return time.monotonic() < self._look_again_at

@@ -7,7 +7,6 @@ ever. Without Redis every call goes the way of SQL, at once (docs/explanation/re
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -36,6 +35,7 @@ from tuppence.budget.slices import (
 from tuppence.core.periods import END_OF_TIME_MICROS, MICROS_PER_SECOND
 from tuppence.errors import BudgetExceeded, DatabaseUnreachable, HoldError, LedgerError
 from tuppence.storage.database import Database, Transaction
+from tuppence.storage.forks import forks
 
 TICK_SECONDS = 0.25
 """How often is looked after slices, changed budgets, and a Redis that was lost."""
@@ -56,7 +56,7 @@ class SharedBudgetEngine(BudgetEngine):
         self._lost: list[tuple[int, str]] = []
         self._doubtful_slices: list[int] = []
         self._start_lock = threading.Lock()
-        self._process = 0
+        self._generation = -1
         self._stop = threading.Event()
         self._keeper: threading.Thread | None = None
 
@@ -145,7 +145,7 @@ class SharedBudgetEngine(BudgetEngine):
     def close(self) -> None:
         """Leave all slices, then end the threads."""
         self._stop.set()
-        if self._keeper is not None and self._process == os.getpid():
+        if self._keeper is not None and self._generation == forks():
             self._keeper.join()
             with suppress(LedgerError):
                 self._leave_slices(END_OF_TIME_MICROS)
@@ -154,13 +154,13 @@ class SharedBudgetEngine(BudgetEngine):
 
     def _cover_of(self, request: Reserve) -> Cover | None:
         """Return what covers a call, None where it has to go the way of SQL."""
-        if self._process != os.getpid():
+        if self._generation != forks():
             self._start()
         return self._covers.of(request, self.now_micros()) if self._slices.ready else None
 
     def _start(self) -> None:
         with self._start_lock:
-            if self._process == os.getpid():
+            if self._generation == forks():
                 return
             self._claims.forget()
             self.new_id()  # registers the process, which gives a new ledger its name
@@ -168,7 +168,7 @@ class SharedBudgetEngine(BudgetEngine):
             self._slices.connect()
             self._keeper = threading.Thread(target=self._keep, name="tuppence-slices", daemon=True)
             self._keeper.start()
-            self._process = os.getpid()
+            self._generation = forks()
 
     def _take(self, request: Reserve, cover: Cover) -> Taken:
         try:

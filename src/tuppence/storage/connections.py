@@ -8,7 +8,6 @@ is told at once and the first call after an outage finds the server.
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from tuppence.storage.database import Row
+from tuppence.storage.forks import forks
 
 Connection = psycopg.Connection[Row]
 
@@ -52,7 +52,7 @@ class Connections:
     @contextmanager
     def one(self) -> Iterator[Connection]:
         """Lend a connection, made where none is idle. Raises psycopg.OperationalError."""
-        if self._process != os.getpid():  # a connection must not be used on both sides of a fork
+        if self._generation != forks():  # a connection must not be used on both sides of a fork
             self._begin_anew()
         free = self._free
         if not free.acquire(timeout=WAIT_SECONDS):
@@ -78,7 +78,7 @@ class Connections:
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._inherited += self._idle  # kept: to close them would end the parent's
         self._idle = []
-        self._process = os.getpid()
+        self._generation = forks()
 
     def _take(self) -> Connection:
         while True:
